@@ -1,0 +1,240 @@
+package lease
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Judgement is what the arbiter thinks of giving the next term away, with its
+// reasons: `status` and `explain` print it, and decide acts on it.
+type Judgement struct {
+	Due       bool   // propose now
+	Possible  bool   // would act if the holder were lost now
+	To        string // the successor it would choose
+	Automatic bool   // counts against the flap limit
+	Reason    string // why the term changes
+	By        string // the person who asked
+	Why       []string
+	Notes     []string // one line a candidate: the evidence
+	WaitUntil Time     // when S3 ends
+}
+
+// Judge weighs the evidence at now. It changes nothing.
+func (a *Arbiter) Judge(now Time) Judgement {
+	var j Judgement
+	if !a.leading {
+		j.Why = []string{"this host is not the arbiter"}
+		return j
+	}
+	if a.fact.Served == 0 && (a.fact.Term == 0 || a.fact.Released) {
+		a.judgeFirst(now, &j)
+		return j
+	}
+	forced := a.asked != nil && a.asked.Force
+	// May the term be taken away (S3)?
+	over := false
+	j.WaitUntil = max(a.lastAck, a.since) + a.tm.Wait()
+	if offS3Wait {
+		j.WaitUntil = max(a.lastAck, a.since) + a.tm.TTL/3
+	}
+	switch {
+	case a.fact.Released:
+		over, j.Reason = true, a.fact.Holder+" gave the term back"
+		if a.since > 0 && now < a.since+a.tm.Renew()*2 && len(a.reports) == 0 {
+			over = false // just elected: hear the candidates first
+		}
+	case a.fenced == a.fact.Holder:
+		over, j.Reason, j.Automatic = true, a.fact.Holder+" was switched off by the fence", true
+	case now >= j.WaitUntil:
+		over, j.Automatic = true, true
+		j.Reason = fmt.Sprintf("%s did not renew its lease for %v", a.fact.Holder, (now - max(a.lastAck, a.since)).Round(10*time.Millisecond))
+	}
+	if a.asked != nil {
+		j.By = a.asked.By
+		if over {
+			j.Automatic = false
+			j.Reason += "; asked for by " + a.asked.By + ": " + a.asked.Why
+		}
+	}
+	// Who could take it?
+	j.To = a.choose(now, forced, &j)
+	j.Possible = j.To != ""
+	if a.fact.Pause != Running {
+		j.Possible = false
+		j.Why = append(j.Why, "the cluster is "+string(a.fact.Pause)+": nobody is promoted")
+	}
+	if !forced && !a.fact.Released {
+		if a.fact.Voters < 3 {
+			j.Possible = false
+			j.Why = append(j.Why, fmt.Sprintf("%d voters: an automatic failover needs at least 3", a.fact.Voters))
+		}
+		if n := a.recentFailovers(now); n >= a.pol.MaxFailovers && a.fact.Acked < a.fact.Term {
+			j.Possible = false
+			j.Why = append(j.Why, fmt.Sprintf("%d automatic failovers within an hour: a person must acknowledge", n))
+		}
+	}
+	j.Due = over && j.Possible
+	return j
+}
+
+// judgeFirst: a cluster in which no master ever served takes the one that runs,
+// else the one with the newest data, else the founder.
+func (a *Arbiter) judgeFirst(now Time, j *Judgement) {
+	if now < a.since+a.tm.Stale() {
+		j.Why = []string{"no master yet: listening to the candidates"}
+		return
+	}
+	var running []string
+	var best *report
+	for _, r := range a.fresh(now) {
+		j.Notes = append(j.Notes, fmt.Sprintf("%s: control plane running: %v, own revision %d", r.Node, r.Running, r.OwnRevision))
+		if r.Running {
+			running = append(running, r.Node)
+		}
+		if a.resting(now, r) {
+			continue
+		}
+		if (r.OwnRevision > 0 || r.Founder && now > a.since+a.tm.Blackout()) && (best == nil || r.OwnRevision > best.OwnRevision) {
+			best = &r
+		}
+	}
+	switch {
+	case len(running) > 1:
+		j.Why = []string{fmt.Sprintf("%v all run a control plane: stop all but the right one", running)}
+	case len(running) == 1:
+		j.Due, j.To, j.Reason = true, running[0], "first master: its control plane was running"
+	case best != nil:
+		j.Due, j.To, j.Reason = true, best.Node, "first master: it has the newest data"
+	default:
+		j.Why = []string{"no candidate has a control plane or data"}
+	}
+	if a.fact.Pause != Running {
+		j.Due = false
+	}
+}
+
+// resting: who has just given the term back does not get it again at once; a
+// promotion that fails must not be repeated in a tight circle.
+func (a *Arbiter) resting(now Time, r report) bool {
+	return r.Node == a.failed && now < a.failedAt+2*a.tm.TTL
+}
+
+// fresh are the reports that still count, by name.
+func (a *Arbiter) fresh(now Time) []report {
+	var out []report
+	for _, r := range a.reports {
+		if now-r.at < a.tm.Stale() {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(x, y report) int { return cmp.Compare(x.Node, y.Node) })
+	return out
+}
+
+// lag of a standby: how long before a serving holder was last heard its copy was
+// last caught up. Not known if either moment is not.
+func (a *Arbiter) lag(r report) (lag time.Duration, known bool) {
+	if r.FreshAge < 0 || a.served == 0 {
+		return 0, false
+	}
+	return max(0, a.served-(r.at-r.FreshAge)), true
+}
+
+// usable says why a standby may not be chosen, "" if it may.
+func (a *Arbiter) usable(now Time, r report) string {
+	lag, known := a.lag(r)
+	switch {
+	case a.resting(now, r):
+		return "gave the term back a moment ago"
+	case !r.Ready:
+		return "not ready: " + r.Why
+	case r.Never:
+		return "configured never to be promoted"
+	case known && lag > a.pol.MaxLag:
+		return fmt.Sprintf("%v behind: more than max_lag", lag.Round(time.Millisecond))
+	case known:
+		return ""
+	case !slices.Contains(a.fact.InSync, r.Node):
+		return "was not in sync when the master was last seen"
+	case r.FreshAge < 0 && !a.fact.Released && now < a.since+a.tm.Blackout():
+		return fmt.Sprintf("restarted since it was in sync; waiting %v for %s",
+			(a.since + a.tm.Blackout() - now).Round(time.Second), a.fact.Holder)
+	}
+	return ""
+}
+
+// choose the successor: the one that was wished for if it is usable, else the
+// freshest. Who has just given the term back comes last.
+func (a *Arbiter) choose(now Time, forced bool, j *Judgement) string {
+	wish := a.toldTo
+	if a.asked != nil && a.asked.To != "" {
+		wish = a.asked.To
+	}
+	rank := func(r report) int {
+		switch {
+		case r.Node == wish:
+			return 2
+		case r.Node == a.failed && now < a.failedAt+a.tm.Blackout():
+			return 0
+		}
+		return 1
+	}
+	var best *report
+	for _, r := range a.fresh(now) {
+		if r.Node == a.fact.Holder && !a.fact.Released {
+			continue
+		}
+		if why := a.usable(now, r); why != "" && !(forced && r.Node == wish) {
+			j.Why = append(j.Why, r.Node+": "+why)
+			j.Notes = append(j.Notes, fmt.Sprintf("%s: revision %d; %s", r.Node, r.Revision, why))
+			continue
+		}
+		lag, _ := a.lag(r)
+		j.Notes = append(j.Notes, fmt.Sprintf("%s: ready, revision %d, lag %v", r.Node, r.Revision, lag.Round(time.Millisecond)))
+		if best == nil || cmp.Or(
+			cmp.Compare(rank(r), rank(*best)),
+			cmp.Compare(r.Revision, best.Revision),
+			cmp.Compare(r.Priority, best.Priority),
+			cmp.Compare(best.Node, r.Node)) > 0 {
+			best = &r
+		}
+	}
+	if best == nil {
+		j.Why = append(j.Why, "nobody is ready to take over")
+		return ""
+	}
+	return best.Node
+}
+
+// inSync is the set of hosts that have the newest data: the holder that serves,
+// and the standbys whose lag is known and within max_lag. It is frozen while no
+// holder serves: what it was then is what counts.
+func (a *Arbiter) inSync(now Time) (set []string, changed bool) {
+	first := a.fact.Served != a.fact.Term
+	switch {
+	case a.served == 0 || a.served < a.since || a.fact.Released || now > a.served+2*a.tm.Renew():
+		return nil, false
+	case !first && (now < a.since+a.tm.TTL || now < a.syncAt):
+		return nil, false // hear everybody first, and do not write at every flutter
+	}
+	set = []string{a.fact.Holder}
+	for _, r := range a.fresh(now) {
+		if lag, known := a.lag(r); known && lag <= a.pol.MaxLag && r.Ready && r.Node != a.fact.Holder {
+			set = append(set, r.Node)
+		}
+	}
+	slices.Sort(set)
+	return set, first || !slices.Equal(set, a.fact.InSync)
+}
+
+func (a *Arbiter) recentFailovers(now Time) int {
+	n := 0
+	for _, t := range a.failovers {
+		if now-t < time.Hour {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,428 @@
+package sim
+
+import (
+	"time"
+
+	"relevo.dev/relevo/agent/lease"
+)
+
+type unitState int
+
+const (
+	down unitState = iota
+	starting
+	up
+	stopping
+)
+
+func (u unitState) String() string { return [...]string{"down", "starting", "up", "stopping"}[u] }
+
+// node is one host: its clock, its agent, its units, and what PID 1 does.
+type node struct {
+	w    *world
+	id   int
+	name string
+
+	// the host
+	skew      time.Duration // its clock = skew + real × (1 + ppm/1e6)
+	ppm       int64
+	powered   bool
+	frozen    bool          // everything on the host stands still, only time goes on
+	thawed    time.Duration // real time of the last thaw; <0 = never
+	voter     bool
+	candidate bool
+	wiped     bool
+
+	// the agent's process
+	life     int // grows whenever the process ends: what was meant for it is void
+	up       bool
+	stopped  bool // SIGSTOP
+	deferred []func()
+
+	// the lease note in /run, and PID 1's timer
+	note      lease.Lease
+	timer     int // the armed timer; 0 = none
+	timers    int
+	known     lease.Fact // newest fact this host wrote down
+	units     unitState
+	unitsLife int
+	stubborn  bool // units ignore SIGTERM
+
+	holder    *lease.Holder
+	arbiter   *lease.Arbiter
+	raft      raft
+	appliedTo int
+	votedBy   map[int]bool
+	votesFor  uint64
+
+	asks     map[uint64]func(bool)
+	nextID   uint64
+	job      int           // the takeover under way; a change cuts it off
+	ownTerm  uint64        // on disk: whose term the datastore at its own path is of
+	copyTerm uint64        // on disk: the same for the standby's copy; 0 = none
+	freshAt  time.Duration // own clock; <0 = not since boot
+	revision uint64
+	pulse    time.Duration // real time of the loop's last turn
+}
+
+func (n *node) clock() lease.Time { return n.skew + n.w.now + n.w.now*time.Duration(n.ppm)/1_000_000 }
+
+// real converts a duration on the node's clock to real time.
+func (n *node) real(d time.Duration) time.Duration { return d - d*time.Duration(n.ppm)/1_000_000 }
+
+// run does f in the agent's process, or when it runs again.
+func (n *node) run(life int, f func()) {
+	switch {
+	case !n.powered || !n.up || n.life != life:
+	case n.stopped || n.frozen:
+		n.deferred = append(n.deferred, f)
+	default:
+		f()
+	}
+}
+
+// after is a timer of the agent's process, on the node's clock.
+func (n *node) after(d time.Duration, f func()) {
+	life := n.life
+	n.w.at(n.real(d)+n.w.between(0, 2*time.Millisecond), func() { n.run(life, f) })
+}
+
+func (n *node) resume() {
+	fs := n.deferred
+	n.deferred = nil
+	// What lies in the buffers comes in any order between connections.
+	n.w.rng.Shuffle(len(fs), func(i, j int) { fs[i], fs[j] = fs[j], fs[i] })
+	life := n.life
+	for i, f := range fs {
+		n.w.at(time.Duration(i)*50*time.Microsecond, func() { n.run(life, f) })
+	}
+}
+
+func (n *node) phase() lease.Phase {
+	if n.holder == nil {
+		return lease.Standby
+	}
+	return n.holder.Phase()
+}
+
+// startAgent is systemd starting the process.
+func (n *node) startAgent() {
+	if !n.powered || n.up {
+		return
+	}
+	n.w.trace("%s agent starts", n.name)
+	n.life++
+	n.up, n.stopped, n.deferred = true, false, nil
+	n.asks, n.job, n.freshAt = map[uint64]func(bool){}, n.job+1, -1
+	n.raft = raft{term: n.raft.term, voted: n.raft.voted, log: n.raft.log, leader: -1, loops: n.raft.loops + 1}
+	n.appliedTo, n.votedBy = 0, nil
+	n.arbiter = lease.NewArbiter(n.name, n.w.tm, lease.Policy{MaxLag: 10 * time.Second, MaxFailovers: 1 << 30})
+	if n.candidate {
+		n.holder = lease.NewHolder(n.name, n.w.tm, n.note, n.units != down)
+	}
+	if n.known.Term > 0 {
+		n.hold(n.known)
+	}
+	n.resetElection()
+	n.tickRaft()
+	n.loop()
+	n.pulse = n.w.now
+	n.watchdog(n.life)
+}
+
+// watchdog is PID 1's: an agent that does not pulse for TTL/3 is killed.
+func (n *node) watchdog(life int) {
+	n.w.at(n.w.tm.TTL/12, func() {
+		if !n.powered || !n.up || n.life != life {
+			return
+		}
+		if !n.frozen && n.w.now-n.pulse > n.w.tm.TTL/3 {
+			n.w.trace("%s watchdog kills the agent", n.name)
+			n.endAgent(true)
+			return
+		}
+		n.watchdog(life)
+	})
+}
+
+// endAgent: the process ends, for whatever reason; PID 1 runs the fence.
+func (n *node) endAgent(restart bool) {
+	if !n.up {
+		return
+	}
+	n.up, n.deferred = false, nil
+	n.life++
+	n.job++
+	boot := n.unitsBoot()
+	n.w.at(n.w.between(5*time.Millisecond, 300*time.Millisecond), func() {
+		if n.powered && n.unitsBoot() == boot && !n.up && !n.w.cfg.NoStopPost {
+			n.onHost(n.fence)
+		}
+	})
+	if restart {
+		n.w.at(n.w.between(300*time.Millisecond, 3*time.Second), func() {
+			if n.unitsBoot() == boot {
+				n.onHost(n.startAgent)
+			}
+		})
+	}
+}
+
+// loop is the agent's: one turn whenever a machine wants it, and at least once in
+// a renewal.
+func (n *node) loop() {
+	n.pulse = n.w.now
+	now := n.clock()
+	n.arb(lease.Tick{})
+	at := min(now+n.w.tm.Renew(), n.arbiter.Wake(now))
+	if n.holder != nil {
+		n.hold(lease.Tick{})
+		at = min(at, n.holder.Wake())
+		n.sendReport()
+	}
+	n.after(max(at-now, 20*time.Millisecond), n.loop)
+}
+
+func (n *node) hold(ev lease.Event) {
+	if n.holder == nil {
+		return
+	}
+	n.pulse = n.w.now
+	for _, a := range n.holder.Step(n.clock(), ev) {
+		n.doHolder(a)
+	}
+}
+
+func (n *node) arb(ev lease.Event) {
+	n.pulse = n.w.now
+	n.w.res.Steps++
+	for _, a := range n.arbiter.Step(n.clock(), ev) {
+		n.doArbiter(a)
+	}
+}
+
+func (n *node) fact(f lease.Fact) {
+	if f.Term != n.known.Term || f.Holder != n.known.Holder || f.Released != n.known.Released {
+		n.known = f
+	}
+	n.arb(f)
+	n.hold(f)
+}
+
+func (n *node) doHolder(a lease.Action) {
+	w := n.w
+	switch a := a.(type) {
+	case lease.SendRenewal:
+		n.renew(a)
+	case lease.SetLease:
+		n.note = lease.Lease{Term: a.Term, Deadline: a.Deadline}
+		n.timer = 0
+	case lease.ClearLease:
+		n.note = lease.Lease{}
+		n.timer = 0
+	case lease.Promote:
+		w.trace("%s promotes itself for term %d", n.name, a.Term)
+		n.job++
+		n.promote(n.job, a.Term, 0)
+	case lease.Demote:
+		w.trace("%s demotes itself, term %d: %s", n.name, a.Term, a.Why)
+		n.job++
+		job := n.job
+		n.stopUnits()
+		n.waitDown(job)
+	case lease.Kill:
+		w.trace("%s kills its units, term %d: %s", n.name, a.Term, a.Why)
+		n.killUnits()
+	case lease.Release:
+		to, life := w.leaderOf(n), n.life
+		if to != nil {
+			w.send(n, to, func() { to.arb(lease.ReleaseAsked{From: n.name, Term: a.Term, Why: a.Why, To: a.To}) })
+		}
+		_ = life
+	}
+}
+
+// promote: the takeover's steps, each of any length, cut off by a newer job.
+func (n *node) promote(job int, term uint64, step int) {
+	const steps = 6 // verify, aside, install, bump, units, readyz+canary
+	n.after(n.w.between(time.Millisecond, 400*time.Millisecond), func() {
+		if n.job != job {
+			return
+		}
+		switch {
+		case n.w.chance(0.002) && !n.w.quiet:
+			n.hold(lease.Promoted{Term: term, Err: errSim})
+			return
+		case step == 3:
+			n.ownTerm, n.copyTerm = term, 0
+		case step == 4:
+			n.startUnits()
+		case step == 5 && n.units != up:
+			n.promote(job, term, 5) // not ready yet
+			return
+		case step == steps:
+			n.hold(lease.Promoted{Term: term})
+			return
+		}
+		n.promote(job, term, step+1)
+	})
+}
+
+func (n *node) waitDown(job int) {
+	n.after(20*time.Millisecond, func() {
+		switch {
+		case n.job != job:
+		case n.units == down:
+			n.hold(lease.Units{Active: false})
+		default:
+			n.waitDown(job)
+		}
+	})
+}
+
+func (n *node) renew(a lease.SendRenewal) {
+	to := n.w.leaderOf(n)
+	if to == nil {
+		return
+	}
+	sent, real, life := n.clock(), n.w.now, n.life
+	serving := n.phase() == lease.Master
+	n.w.send(n, to, func() {
+		to.nextID++
+		id := to.nextID
+		to.asks[id] = func(ok bool) {
+			if !ok {
+				return
+			}
+			n.w.send(to, n, func() {
+				if n.life != life {
+					return
+				}
+				n.w.res.Ops = append(n.w.res.Ops, Op{n.id, false, a.Term, int64(real), int64(n.w.now)})
+				n.hold(lease.Acked{Term: a.Term, SentAt: sent, Epoch: a.Epoch})
+			})
+		}
+		to.arb(lease.Renewal{ID: id, From: n.name, Term: a.Term, Epoch: a.Epoch, Serving: serving})
+	})
+}
+
+func (n *node) sendReport() {
+	to := n.w.leaderOf(n)
+	if to == nil {
+		return
+	}
+	c := lease.Candidate{Node: n.name, Running: n.units != down, Revision: n.revision, FreshAge: -1, Founder: n.id == 0}
+	if n.id == 0 && !n.wiped || n.ownTerm > 0 {
+		c.OwnRevision = 1
+	}
+	now, f := n.clock(), n.raft.applied
+	if m := n.w.node(f.Holder); m != nil && m != n && m.ownTerm == f.Term && m.powered && !m.frozen && m.units == up && !n.w.net[m.id][n.id].down && n.units == down {
+		n.freshAt, n.copyTerm = now, m.ownTerm
+	}
+	if n.freshAt >= 0 {
+		c.FreshAge = now - n.freshAt
+	}
+	own := n.ownTerm > 0 && n.ownTerm == f.Served
+	if own {
+		c.FreshAge = 0
+	}
+	c.Ready = (own || n.copyTerm > 0 && n.copyTerm >= f.Served) && n.units == down && n.phase() == lease.Standby
+	n.w.send(n, to, func() { to.arb(lease.Reported{Candidate: c}) })
+}
+
+func (n *node) doArbiter(a lease.Action) {
+	w := n.w
+	switch a := a.(type) {
+	case lease.Confirm:
+		n.confirm(a.ID)
+	case lease.Ack:
+		n.reply(a.ID, true)
+	case lease.Refuse:
+		n.reply(a.ID, false)
+	case lease.Propose:
+		w.trace("%s gives term %d to %s: %s", n.name, a.Term, a.Holder, a.Reason)
+		begin := w.now
+		n.propose(func(f *lease.Fact) bool {
+			if f.Term+1 != a.Term {
+				return false
+			}
+			f.Term, f.Holder, f.Released = a.Term, a.Holder, false
+			return true
+		}, func(ok bool) {
+			if ok {
+				w.res.Ops = append(w.res.Ops, Op{n.id, true, a.Term, int64(begin), int64(w.now)})
+			} else {
+				n.arb(lease.Proposed{Term: a.Term, Refused: true})
+			}
+		})
+	case lease.ProposeRelease:
+		n.propose(func(f *lease.Fact) bool {
+			if f.Term != a.Term || f.Holder != a.Holder {
+				return false
+			}
+			f.Released = true
+			return true
+		}, nil)
+	case lease.ProposeInSync:
+		n.propose(func(f *lease.Fact) bool {
+			if f.Term != a.Term || f.Released {
+				return false
+			}
+			f.InSync, f.Served = a.Nodes, a.Term
+			return true
+		}, nil)
+	case lease.ProposeResumed:
+		n.propose(func(f *lease.Fact) bool {
+			if f.Pause != lease.Resuming || f.Epoch != a.Epoch {
+				return false
+			}
+			f.Pause, f.Epoch = lease.Running, f.Epoch+1
+			return true
+		}, nil)
+	}
+}
+
+func (n *node) reply(id uint64, ok bool) {
+	if f := n.asks[id]; f != nil {
+		delete(n.asks, id)
+		f(ok)
+	}
+}
+
+// confirm asks every voter for its raft term, as quorum.Confirm does.
+func (n *node) confirm(id uint64) {
+	term := n.raft.term
+	if n.w.cfg.NoConfirm {
+		n.arb(lease.Confirmed{ID: id, OK: true})
+		return
+	}
+	yes := map[int]bool{n.id: true}
+	done := false
+	settle := func() {
+		if !done && len(yes) > n.w.voters()/2 {
+			done = true
+			n.arb(lease.Confirmed{ID: id, OK: n.raft.role == leader && n.raft.term == term})
+		}
+	}
+	settle()
+	for _, m := range n.w.nodes {
+		if m == n || !m.voter {
+			continue
+		}
+		n.w.send(n, m, func() {
+			theirs := m.raft.term
+			n.w.send(m, n, func() {
+				if theirs == term {
+					yes[m.id] = true
+					settle()
+				}
+			})
+		})
+	}
+	n.after(n.w.tm.TTL/3, func() {
+		if !done {
+			done = true
+			n.arb(lease.Confirmed{ID: id})
+		}
+	})
+}

@@ -1,0 +1,187 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"relevo.dev/relevo/agent/lease"
+)
+
+func (w *world) voters() int {
+	v := 0
+	for _, n := range w.nodes {
+		if n.voter {
+			v++
+		}
+	}
+	return v
+}
+
+// leaderOf is whom n believes to lead raft.
+func (w *world) leaderOf(n *node) *node {
+	if l := n.raft.leader; l >= 0 {
+		return w.nodes[l]
+	}
+	return nil
+}
+
+func (w *world) node(name string) *node {
+	for _, n := range w.nodes {
+		if n.name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// committed sees each change of the replicated state, on each node.
+func (w *world) committed(n *node, f lease.Fact) {
+	if f.Term <= w.lastTerm {
+		return
+	}
+	if f.Term != w.lastTerm+1 {
+		w.violate("term %d follows term %d", f.Term, w.lastTerm)
+	}
+	w.lastTerm = f.Term
+	w.res.MaxTerm = f.Term
+	if f.Term > 1 {
+		w.res.Failovers++
+		if f.Pause != lease.Running {
+			w.violate("term %d was given away while the cluster is %s", f.Term, f.Pause)
+		}
+	}
+}
+
+// Run plays one schedule to its end.
+func Run(cfg Config) Result {
+	w := &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x7265_6c65_766f))}
+	w.tm = lease.Timings{TTL: []time.Duration{3, 6, 6, 10}[w.rng.IntN(4)] * time.Second}
+	count := 3 + w.rng.IntN(5)
+	for i := range count {
+		n := &node{w: w, id: i, name: fmt.Sprintf("n%d", i+1), thawed: -1, freshAt: -1, powered: true,
+			ppm:  int64(w.rng.IntN(20_001)) - 10_000,
+			skew: w.between(0, 1000*time.Second)}
+		n.raft.voted = -1
+		n.candidate = i < 2 || i == 2 && count > 3 || w.chance(0.3)
+		n.voter = i < 3 || count >= 5 && i < 5
+		w.nodes = append(w.nodes, n)
+		w.net = append(w.net, make([]link, count))
+	}
+	w.nodes[0].units = up // a running master, to be adopted
+	for _, n := range w.nodes {
+		w.at(w.between(0, 3*time.Second), n.startAgent)
+	}
+	w.plan()
+	w.at(cfg.Length, w.mend)
+	end := cfg.Length + 3*time.Minute + 20*w.tm.TTL
+	for len(w.queue) > 0 && w.res.Violation == "" && w.settled < 10 {
+		e := w.pop()
+		if e.at > end {
+			break
+		}
+		w.now = e.at
+		e.do()
+	}
+	if w.res.Violation == "" {
+		w.checkLiveness()
+		w.res.Unsafe = false
+	}
+	return w.res
+}
+
+// plan draws when which fault happens.
+func (w *world) plan() {
+	k := w.cfg.Faults
+	if k < 0 {
+		k = 1 + w.rng.IntN(12)
+	}
+	for i := range k {
+		at := 5*time.Second + time.Duration(w.rng.Int64N(int64(w.cfg.Length)))
+		if w.chance(0.3) {
+			at = 5*time.Second + w.between(0, w.cfg.Length/4) // close together
+		}
+		f := faults[w.rng.IntN(len(faults))]
+		for len(w.cfg.Only) > 0 && !slices.Contains(w.cfg.Only, f.name) {
+			f = faults[w.rng.IntN(len(faults))]
+		}
+		if w.cfg.skip[i] {
+			continue
+		}
+		w.at(at, func() {
+			if w.now >= w.cfg.Length {
+				return
+			}
+			s := f.do(w)
+			w.res.Faults = append(w.res.Faults, fmt.Sprintf("%d: %.3fs %s %s", i, w.now.Seconds(), f.name, s))
+			w.trace("FAULT %s %s", f.name, s)
+		})
+	}
+}
+
+// mend ends every fault: what follows must find its way by itself.
+func (w *world) mend() {
+	w.trace("everything is mended")
+	w.quiet = true
+	w.cfg.Loss = 0
+	for i := range w.net {
+		clear(w.net[i])
+	}
+	for _, n := range w.nodes {
+		n.stubborn = false
+		if n.stopped {
+			n.stopped = false
+			n.resume()
+		}
+		n.powerOn()
+		w.at(5*time.Second, func() { n.onHost(n.startAgent) })
+	}
+	w.resumeUntil(30)
+	w.at(time.Second, w.settle)
+}
+
+// settle counts the seconds for which the mended cluster has its one master.
+func (w *world) settle() {
+	w.settled++
+	if w.masters() != 1 {
+		w.settled = 0
+	}
+	w.at(time.Second, w.settle)
+}
+
+func (w *world) masters() int {
+	live := 0
+	for _, n := range w.nodes {
+		if n.powered && n.units == up && n.phase() == lease.Master {
+			live++
+		}
+	}
+	return live
+}
+
+func (w *world) checkLiveness() {
+	if live := w.masters(); live != 1 {
+		s := ""
+		for _, n := range w.nodes {
+			s += fmt.Sprintf(" %s(%v, %v, knows %v)", n.name, n.phase(), n.units, n.known)
+			if n.raft.role == leader {
+				s += fmt.Sprintf(" judges %v", n.arbiter.Judge(n.clock()).Why)
+			}
+		}
+		w.violate("%d masters long after everything was mended:%s", live, s)
+	}
+}
+
+// Shrink leaves faults out as long as the schedule still fails.
+func Shrink(cfg Config) Config {
+	cfg.skip = map[int]bool{}
+	k := len(Run(cfg).Faults) + 64
+	for i := range k {
+		cfg.skip[i] = true
+		if Run(cfg).Violation == "" {
+			delete(cfg.skip, i)
+		}
+	}
+	return cfg
+}

@@ -1,0 +1,111 @@
+package sim
+
+import (
+	"flag"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	seedFlag  = flag.Uint64("seed", 0, "replay this one seed with its trace")
+	schedules = flag.Int("schedules", 10_000, "how many schedules to play")
+	first     = flag.Uint64("first", 1, "first seed")
+	soak      = flag.Duration("soak", 0, "play schedules for as long as this instead")
+)
+
+func config(seed uint64) Config { return Config{Seed: seed, Length: 2 * time.Minute, Faults: -1} }
+
+// play runs many schedules on all processors and returns the first seed that
+// failed, 0 if none.
+func play(first uint64, more func(done int64) bool, mk func(uint64) Config, unsafe bool) (failed uint64, total Result, done int64) {
+	var next, bad, n atomic.Uint64
+	next.Store(first - 1)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for bad.Load() == 0 && more(int64(n.Load())) {
+				seed := next.Add(1)
+				r := Run(mk(seed))
+				n.Add(1)
+				mu.Lock()
+				total.Failovers += r.Failovers
+				total.Steps += r.Steps
+				total.Exposure = max(total.Exposure, r.Exposure)
+				mu.Unlock()
+				if r.Violation != "" && (r.Unsafe || !unsafe) {
+					bad.CompareAndSwap(0, seed)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return bad.Load(), total, int64(n.Load())
+}
+
+// report prints a failing seed, shrunk, with its trace.
+func report(t *testing.T, cfg Config) {
+	t.Helper()
+	small := Shrink(cfg)
+	var b strings.Builder
+	small.Trace = func(s string) { b.WriteString(s + "\n") }
+	r := Run(small)
+	lines := strings.Split(b.String(), "\n")
+	if len(lines) > 200 {
+		lines = lines[len(lines)-200:]
+	}
+	t.Errorf("seed %d: %s\nfaults that are needed:\n  %s\nreplay: go test ./agent/lease/sim -run Schedules -seed %d\n%s",
+		cfg.Seed, r.Violation, strings.Join(r.Faults, "\n  "), cfg.Seed, strings.Join(lines, "\n"))
+}
+
+func TestSchedules(t *testing.T) {
+	if *seedFlag != 0 {
+		cfg := config(*seedFlag)
+		cfg.Trace = func(s string) { os.Stderr.WriteString(s + "\n") }
+		if r := Run(cfg); r.Violation != "" {
+			report(t, config(*seedFlag))
+		}
+		return
+	}
+	end := time.Now().Add(*soak)
+	failed, total, done := play(*first, func(done int64) bool {
+		if *soak > 0 {
+			return time.Now().Before(end)
+		}
+		return done < int64(*schedules)
+	}, config, false)
+	t.Logf("%d schedules from seed %d, %d failovers, %d decisions, longest exposure of a thawed host %v",
+		done, *first, total.Failovers, total.Steps, total.Exposure)
+	if failed != 0 {
+		report(t, config(failed))
+	}
+	if total.Failovers == 0 {
+		t.Error("no schedule had a failover: nothing was tested")
+	}
+}
+
+// A lossy network alone is no reason to change the master.
+func TestNoFalseFailover(t *testing.T) {
+	cfg := Config{Seed: 1, Length: 24 * time.Hour, Faults: 0, Loss: 0.05}
+	if r := Run(cfg); r.Violation != "" || r.Failovers != 0 {
+		t.Errorf("24 h at 5 %% loss: %d failovers, %s", r.Failovers, r.Violation)
+	}
+}
+
+func TestSameSeedSameStory(t *testing.T) {
+	story := func() string {
+		var b strings.Builder
+		cfg := config(42)
+		cfg.Trace = func(s string) { b.WriteString(s + "\n") }
+		Run(cfg)
+		return b.String()
+	}
+	if a, b := story(), story(); a != b || len(a) < 500 {
+		t.Errorf("one seed told two stories (%d and %d bytes)", len(a), len(b))
+	}
+}

@@ -1,0 +1,208 @@
+// Package sim runs whole clusters around the real lease machines: simulated
+// networks, clocks, processes, units, systemd's fence and a small Raft, all driven
+// by one seed. Nothing runs in parallel and nothing waits: a minute of cluster time
+// takes about a millisecond, and a seed always tells the same story.
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"relevo.dev/relevo/agent/lease"
+)
+
+// Config of one schedule.
+type Config struct {
+	Seed   uint64
+	Length time.Duration // of the time with faults; a quiet time follows
+	Faults int           // how many faults happen in it; <0 = as the seed says
+	Loss   float64       // message loss all the time
+	// Protections outside the machines that can be switched off (negative controls).
+	NoStopPost      bool     // systemd does not run the fence when the agent dies
+	NoExecCondition bool     // units start without a lease
+	NoConfirm       bool     // A acknowledges without asking a quorum
+	Only            []string // faults to draw from; none = all
+	Trace           func(string)
+	skip            map[int]bool // faults left out, for shrinking
+}
+
+// Result of one schedule.
+type Result struct {
+	Violation string // "" = none
+	Unsafe    bool   // it is one of safety, not of liveness
+	Failovers int
+	MaxTerm   uint64
+	Exposure  time.Duration // longest time that a thawed host ran beside the new master
+	Outage    time.Duration // longest time without a live control plane
+	Steps     int
+	Faults    []string
+	Ops       []Op // what clients saw of (term, holder)
+}
+
+// Op is an acknowledged renewal (a read of the term) or a committed grant (a
+// write), for the linearizability check.
+type Op struct {
+	Node       int
+	Write      bool
+	Term       uint64
+	Call, Done int64
+}
+
+type event struct {
+	at  time.Duration
+	seq int
+	do  func()
+}
+
+// world is one simulated cluster. now is the real time that no host can see.
+type world struct {
+	cfg   Config
+	rng   *rand.Rand
+	tm    lease.Timings
+	now   time.Duration
+	queue []event // binary heap
+	seq   int
+	nodes []*node
+	net   [][]link
+	res   Result
+
+	liveSince time.Duration
+	lastTerm  uint64
+	quiet     bool
+	settled   int
+}
+
+type link struct {
+	down bool
+	loss float64
+	slow time.Duration
+}
+
+func (w *world) at(d time.Duration, f func()) {
+	w.seq++
+	w.queue = append(w.queue, event{w.now + max(d, 0), w.seq, f})
+	q := w.queue
+	for i := len(q) - 1; i > 0; {
+		p := (i - 1) / 2
+		if !less(q[i], q[p]) {
+			break
+		}
+		q[i], q[p] = q[p], q[i]
+		i = p
+	}
+}
+
+func less(a, b event) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }
+
+func (w *world) pop() event {
+	q := w.queue
+	e := q[0]
+	n := len(q) - 1
+	q[0] = q[n]
+	q[n].do = nil
+	w.queue = q[:n]
+	q = w.queue
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= n {
+			break
+		}
+		if c+1 < n && less(q[c+1], q[c]) {
+			c++
+		}
+		if !less(q[c], q[i]) {
+			break
+		}
+		q[i], q[c] = q[c], q[i]
+		i = c
+	}
+	return e
+}
+
+// between draws a duration, small ones more often.
+func (w *world) between(lo, hi time.Duration) time.Duration {
+	f := w.rng.Float64()
+	return lo + time.Duration(f*f*float64(hi-lo))
+}
+
+func (w *world) chance(p float64) bool { return w.rng.Float64() < p }
+
+func (w *world) trace(format string, args ...any) {
+	if w.cfg.Trace != nil {
+		w.cfg.Trace(fmt.Sprintf("%10.3fs  ", w.now.Seconds()) + fmt.Sprintf(format, args...))
+	}
+}
+
+func (w *world) violate(format string, args ...any) {
+	if w.res.Violation == "" {
+		w.res.Unsafe = true
+		w.res.Violation = fmt.Sprintf("at %.3fs: ", w.now.Seconds()) + fmt.Sprintf(format, args...)
+		w.trace("VIOLATION %s", w.res.Violation)
+	}
+}
+
+// send delivers f on node to, as the network likes: late, twice, or never. Messages
+// between two hosts overtake each other.
+func (w *world) send(from, to *node, f func()) {
+	if from == to {
+		w.at(50*time.Microsecond, func() { to.run(to.life, f) })
+		return
+	}
+	l := &w.net[from.id][to.id]
+	copies := 1
+	if w.chance(0.01) {
+		copies = 2
+	}
+	for range copies {
+		if l.down || w.chance(w.cfg.Loss+l.loss) {
+			continue
+		}
+		d := 200*time.Microsecond + w.between(0, 3*time.Millisecond) + w.between(0, l.slow)
+		if w.chance(0.002) {
+			d += w.between(0, 4*time.Second) // a retransmission, a stuck switch
+		}
+		w.at(d, func() {
+			if to.powered && from.id < len(w.nodes) {
+				to.run(to.life, f)
+			}
+		})
+	}
+}
+
+// check is done after every change of a unit: at most one live control plane in
+// real time.
+func (w *world) check() {
+	var live []int
+	exposed := time.Duration(-1)
+	for _, n := range w.nodes {
+		if n.powered && !n.frozen && n.units != down {
+			live = append(live, n.id)
+			if n.thawed >= 0 && w.now-n.thawed < thawBound {
+				exposed = max(exposed, w.now-n.thawed)
+			}
+		}
+	}
+	if len(live) > 0 {
+		w.liveSince = w.now
+	}
+	if len(live) < 2 {
+		return
+	}
+	if exposed >= 0 {
+		w.res.Exposure = max(w.res.Exposure, exposed)
+		return
+	}
+	var b strings.Builder
+	for _, i := range live {
+		n := w.nodes[i]
+		fmt.Fprintf(&b, " %s(%v, term %d, %v)", n.name, n.units, n.note.Term, n.phase())
+	}
+	w.violate("%d live control planes:%s", len(live), b.String())
+}
+
+// thawBound: a host that was frozen past its lease runs at most this long before
+// its own timers stop it; measured, not forbidden (no software on that host could
+// do better; the hardware watchdog resets it after 15 s).
+const thawBound = 500 * time.Millisecond

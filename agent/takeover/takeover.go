@@ -1,0 +1,223 @@
+// Package takeover makes a standby the master and a master a standby: promotion
+// and demotion as journalled steps, each bounded in time, which go on where they
+// were cut off.
+//
+// Promotion of a standby:
+//
+//	verify   the copy and the identity are whole
+//	aside    what lies at the datastore's path is kept, never overwritten   (durable)
+//	install  copy and identity move into place                            (durable)
+//	bump     revisions jump ahead, everything before is compacted           (durable)
+//	units    the control plane starts, in order
+//	vip      the virtual IP is probed, claimed, announced
+//	readyz   the API says that it is ready
+//	canary   an object was written, read back and seen by a watch
+//
+// A host whose own datastore is the newest (the first master, a restart inside the
+// term, a term that came straight back) skips the first four.
+package takeover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+)
+
+// ControlPlane is what runs on the master.
+type ControlPlane interface {
+	Start(ctx context.Context) error // in order; what runs already is left alone
+	Stop(ctx context.Context) error
+	Kill(ctx context.Context) error
+	AnyActive(ctx context.Context) (bool, error)
+	EnterStandby(ctx context.Context) error
+	LeaveStandby(ctx context.Context) error
+}
+
+// Data is the copy on this host. Every method may be called again after a crash.
+type Data interface {
+	Verify(ctx context.Context) error
+	Aside(ctx context.Context, term uint64) error
+	Install(ctx context.Context, term uint64) error
+	Bump(ctx context.Context, term uint64) error
+}
+
+// Address is the virtual IP; nil if there is none.
+type Address interface {
+	Claim(ctx context.Context, term uint64) error
+	Announce(ctx context.Context) error
+	Release(ctx context.Context) error
+}
+
+// API proves that the control plane works.
+type API interface {
+	WaitReady(ctx context.Context) error
+	Canary(ctx context.Context, term uint64) error
+}
+
+// Config joins them.
+type Config struct {
+	ControlPlane ControlPlane
+	Data         Data
+	Address      Address // may be nil
+	API          API
+	// StartTimeout bounds units + readyz + canary: an API server on an SD card may
+	// take a minute.
+	StartTimeout time.Duration
+	Journal      *Journal
+	Log          *slog.Logger
+}
+
+// Takeover carries out promotions and demotions, one at a time; the caller sees
+// to that.
+type Takeover struct{ Config }
+
+// New makes a Takeover.
+func New(cfg Config) *Takeover { return &Takeover{cfg} }
+
+type step struct {
+	name    string
+	durable bool // done once in a term, and noted on disk
+	limit   time.Duration
+	do      func(context.Context) error
+}
+
+// Promote makes this host the master of term. own says that the datastore at its
+// own path is the one to serve. The records of the steps come back also with an
+// error.
+func (t *Takeover) Promote(ctx context.Context, term uint64, own bool) ([]StepRecord, error) {
+	j := t.Journal
+	if term < j.Term {
+		return nil, fmt.Errorf("promote for term %d: this host has already seen term %d", term, j.Term)
+	}
+	if j.Term != term {
+		j.Term, j.Steps, j.Finished = term, nil, false
+	}
+	var steps []step
+	if !own && j.OwnTerm != term {
+		steps = []step{
+			{"verify", false, t.StartTimeout, func(ctx context.Context) error {
+				if j.done("aside") { // it may have moved already
+					return nil
+				}
+				return t.Data.Verify(ctx)
+			}},
+			{"aside", true, t.StartTimeout, func(ctx context.Context) error { return t.Data.Aside(ctx, term) }},
+			{"install", true, t.StartTimeout, func(ctx context.Context) error { return t.Data.Install(ctx, term) }},
+			{"bump", true, t.StartTimeout, func(ctx context.Context) error {
+				if err := t.Data.Bump(ctx, term); err != nil {
+					return err
+				}
+				j.OwnTerm = term
+				return nil
+			}},
+		}
+	} else {
+		j.OwnTerm = term
+	}
+	steps = append(steps, step{"units", false, t.StartTimeout, func(ctx context.Context) error {
+		if err := t.ControlPlane.LeaveStandby(ctx); err != nil {
+			return err
+		}
+		return t.ControlPlane.Start(ctx)
+	}})
+	if t.Address != nil {
+		steps = append(steps, step{"vip", false, 10 * time.Second, func(ctx context.Context) error { return t.Address.Claim(ctx, term) }})
+	}
+	steps = append(steps,
+		step{"readyz", false, t.StartTimeout, t.API.WaitReady},
+		step{"canary", false, t.StartTimeout, func(ctx context.Context) error { return t.API.Canary(ctx, term) }})
+	if own {
+		if err := j.save(); err != nil {
+			return nil, err
+		}
+	}
+	return t.run(ctx, steps)
+}
+
+func (t *Takeover) run(ctx context.Context, steps []step) ([]StepRecord, error) {
+	j := t.Journal
+	var records []StepRecord
+	for _, s := range steps {
+		if s.durable && j.done(s.name) {
+			continue
+		}
+		begin := time.Now()
+		stepCtx, cancel := context.WithTimeout(ctx, s.limit)
+		err := s.do(stepCtx)
+		cancel()
+		rec := StepRecord{Name: s.name, Took: time.Since(begin)}
+		if err != nil {
+			rec.Err = err.Error()
+		}
+		records = append(records, rec)
+		if s.durable && err == nil {
+			j.Steps = append(j.Steps, rec)
+			err = j.save()
+		}
+		t.Log.Info("takeover step", "term", j.Term, "step", s.name, "took", rec.Took.Round(time.Millisecond), "err", rec.Err)
+		if err != nil {
+			return records, fmt.Errorf("promotion for term %d, step %s: %w", j.Term, s.name, err)
+		}
+	}
+	j.Finished = true
+	return records, j.save()
+}
+
+// Summary of steps for people: "promoted in 2.9s: units 0.1s, readyz 2.4s".
+func Summary(records []StepRecord) string {
+	var total time.Duration
+	var parts []string
+	for _, r := range records {
+		total += r.Took
+		parts = append(parts, fmt.Sprintf("%s %v", r.Name, r.Took.Round(time.Millisecond)))
+	}
+	return fmt.Sprintf("promoted in %v: %s", total.Round(time.Millisecond), strings.Join(parts, ", "))
+}
+
+// Demote stops the control plane and gives the virtual IP up. It returns nil only
+// when no unit is active; until then it goes on, whatever fails, until ctx ends.
+// Killing in time is the caller's: [Takeover.Kill] may run beside it.
+func (t *Takeover) Demote(ctx context.Context) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		var errs []error
+		// Stopping first: clients of a stopped API get an error, those of a vanished
+		// address wait. But an address that cannot be given up must not delay it.
+		if err := t.ControlPlane.Stop(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stop the control plane: %w", err))
+		}
+		if t.Address != nil {
+			if err := t.Address.Release(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("give up the virtual IP: %w", err))
+			}
+		}
+		active, err := t.ControlPlane.AnyActive(ctx)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if len(errs) == 0 && !active {
+			break
+		}
+		t.Log.Error("demotion does not end", "active", active, "err", errors.Join(errs...))
+		select {
+		case <-ctx.Done():
+			return errors.Join(append(errs, ctx.Err())...)
+		case <-time.After(wait):
+		}
+	}
+	if err := t.ControlPlane.EnterStandby(ctx); err != nil {
+		t.Log.Error("standby units not started", "err", err)
+	}
+	return nil
+}
+
+// Kill ends every process of the control plane at once, and takes the address away.
+func (t *Takeover) Kill(ctx context.Context) error {
+	err := t.ControlPlane.Kill(ctx)
+	if t.Address != nil {
+		err = errors.Join(err, t.Address.Release(ctx))
+	}
+	return err
+}
