@@ -151,7 +151,8 @@ type Arbiter struct {
 	pending   map[uint64]Renewal
 	reports   map[string]report
 	failovers []Time // automatic ones seen, newest last
-	syncAt    Time
+	syncAt    Time   // the in-sync set is not proposed again before this
+	syncTerm  uint64 // in this term
 }
 
 // NewArbiter makes the machine of node.
@@ -296,7 +297,7 @@ func (a *Arbiter) decide(now Time) []Action {
 		return []Action{ProposeResumed{a.fact.Epoch}}
 	}
 	if set, changed := a.inSync(now); changed {
-		a.syncAt = now + a.tm.TTL
+		a.syncAt, a.syncTerm = now+a.tm.TTL, a.fact.Term
 		out = append(out, ProposeInSync{a.fact.Term, set})
 	}
 	j := a.Judge(now)

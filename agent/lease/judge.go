@@ -216,8 +216,10 @@ func (a *Arbiter) inSync(now Time) (set []string, changed bool) {
 	switch {
 	case a.served == 0 || a.served < a.since || a.fact.Released || now > a.served+2*a.tm.Renew():
 		return nil, false
-	case !first && (now < a.since+a.tm.TTL || now < a.syncAt):
-		return nil, false // hear everybody first, and do not write at every flutter
+	case now < a.syncAt && a.syncTerm == a.fact.Term:
+		return nil, false // do not write at every flutter
+	case !first && now < a.since+a.tm.TTL:
+		return nil, false // hear everybody first
 	}
 	set = []string{a.fact.Holder}
 	for _, r := range a.fresh(now) {

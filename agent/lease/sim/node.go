@@ -322,7 +322,7 @@ func (n *node) sendReport() {
 	if n.freshAt >= 0 {
 		c.FreshAge = now - n.freshAt
 	}
-	own := n.ownTerm > 0 && n.ownTerm == f.Served
+	own := n.ownTerm > 0 && n.ownTerm >= f.Served
 	if own {
 		c.FreshAge = 0
 	}
