@@ -320,10 +320,13 @@ func (h *Holder) stopped(now Time) []Action {
 }
 
 // Wake is when the machine next has something to do by itself.
-func (h *Holder) Wake() Time {
+func (h *Holder) Wake(now Time) Time {
 	at := Forever
+	if h.deadline != 0 && h.deadline != Forever && now+h.tm.TTL/6 >= h.deadline-h.tm.StopBefore() {
+		at = now + h.tm.TTL/24 // the watchdog is short now
+	}
 	if h.fact.names(h.node, h.term) || h.phase == Releasing {
-		at = h.nextSend
+		at = min(at, h.nextSend)
 	}
 	if h.deadline != 0 && h.deadline != Forever && h.phase != Stopping {
 		at = min(at, h.deadline-h.tm.StopBefore())
@@ -332,4 +335,16 @@ func (h *Holder) Wake() Time {
 		at = min(at, h.nextKill())
 	}
 	return at
+}
+
+// Watchdog is how long PID 1 may wait for the next sign of life before it kills
+// the agent and runs the fence: TTL/3, but never so long that an agent that hangs
+// from now on is found too late to stop the units inside the lease (S5). The loop
+// turns at least every TTL/6, and at the moment in which a stop begins.
+func (h *Holder) Watchdog(now Time) Time {
+	d := h.tm.TTL / 3
+	if h.deadline == 0 || h.deadline == Forever {
+		return d
+	}
+	return max(h.tm.TTL/12, min(d, h.deadline-h.tm.StopBefore()-now+h.tm.TTL/12))
 }

@@ -5,35 +5,38 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 )
 
-// An invitation is everything that one new host needs, in one file: who the
+// bundle is what an invitation holds: everything that one new host needs. Who the
 // cluster is, who the host will be, and the keys. Whoever has it is that host, so
-// it travels like a password.
+// it travels like a password. (Joining with a token, where the key never leaves
+// the new host, will end in the same install.)
 type bundle struct {
-	Version int    `json:"version"`
-	Cluster string `json:"cluster"`
-	Node    string `json:"node"`
-	CA      []byte `json:"ca"`   // DER
-	Cert    []byte `json:"cert"` // DER
-	Key     []byte `json:"key"`  // PKCS #8
-	Gossip  []byte `json:"gossip"`
+	Version   int    `json:"version"`
+	Cluster   string `json:"cluster"`
+	ClusterID string `json:"cluster_id"`
+	Node      string `json:"node"`
+	CA        []byte `json:"ca"`     // DER
+	Cert      []byte `json:"cert"`   // DER
+	Key       []byte `json:"key"`    // PKCS #8
+	Gossip    []byte `json:"gossip"` // the pool's key
 }
 
 const (
-	invitationType = "RELEVO INVITATION"
-	maxInvitation  = 32 << 10
+	invitationType    = "RELEVO INVITATION"
+	invitationVersion = 1
+	// MaxInvitation is the longest text that can be one, in bytes; ours have about
+	// 2 KiB.
+	MaxInvitation = 32 << 10
 )
 
-func (a *authority) bundle(cluster, node string, gossip []byte) (*bundle, error) {
+func (a *authority) bundle(node string, gossip []byte) (*bundle, error) {
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -46,20 +49,22 @@ func (a *authority) bundle(cluster, node string, gossip []byte) (*bundle, error)
 	if err != nil {
 		return nil, err
 	}
-	return &bundle{1, cluster, node, a.cert.Raw, cert.Raw, der, gossip}, nil
+	return &bundle{invitationVersion, a.cert.Subject.CommonName, ClusterID(a.cert), node, a.cert.Raw, cert.Raw, der, gossip}, nil
 }
 
-// Invite makes an invitation for node, signed by the CA in dir.
+// Invite makes an invitation for node, signed by the CA in dir: armoured text, a
+// secret. A node that is a member already gets a second certificate by it, which
+// is how a lost host is replaced.
 func Invite(dir, gossipKeyFile, node string) ([]byte, error) {
 	a, err := loadAuthority(dir)
 	if err != nil {
-		return nil, fmt.Errorf("invite %s: %w", node, err)
+		return nil, fmt.Errorf("invite %.80s: %w", node, err)
 	}
-	key, err := ReadGossipKey(gossipKeyFile)
+	gossip, err := ReadGossipKey(gossipKeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("invite %s: %w", node, err)
+		return nil, fmt.Errorf("invite %.80s: %w", node, err)
 	}
-	b, err := a.bundle(a.cert.Subject.CommonName, node, key)
+	b, err := a.bundle(node, gossip)
 	if err != nil {
 		return nil, fmt.Errorf("invite: %w", err)
 	}
@@ -70,64 +75,81 @@ func Invite(dir, gossipKeyFile, node string) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: invitationType, Bytes: body}), nil
 }
 
+// Invitation is what can be told of an invitation without its secrets.
+type Invitation struct{ Cluster, ClusterID, Node string }
+
+// ReadInvitation checks an invitation and tells whom it invites to what.
+func ReadInvitation(text []byte) (Invitation, error) {
+	_, id, err := parseInvitation(text)
+	if err != nil {
+		return Invitation{}, fmt.Errorf("read the invitation: %w", err)
+	}
+	return Invitation{id.cluster, id.id, id.node}, nil
+}
+
 // parseInvitation checks an invitation as far as it can be checked by itself.
 func parseInvitation(text []byte) (*bundle, *Identity, error) {
-	if len(text) > maxInvitation {
+	if len(text) > MaxInvitation {
 		return nil, nil, errors.New("too long for an invitation")
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != invitationType {
-		return nil, nil, fmt.Errorf("this is no invitation: it should begin with -----BEGIN %s-----", invitationType)
+		return nil, nil, fmt.Errorf("this is no invitation, or not all of it: it should begin with -----BEGIN %s----- and end with -----END %[1]s-----", invitationType)
+	}
+	// The version first: a later one may have fields that we do not know.
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(block.Bytes, &v); err != nil {
+		return nil, nil, fmt.Errorf("it is damaged: %w", err)
+	}
+	if v.Version != invitationVersion {
+		return nil, nil, fmt.Errorf("it has version %d, and this relevo understands %d: use the same version of relevo on both hosts", v.Version, invitationVersion)
 	}
 	var b bundle
 	dec := json.NewDecoder(bytes.NewReader(block.Bytes))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&b); err != nil {
-		return nil, nil, fmt.Errorf("the invitation is damaged: %w", err)
+		return nil, nil, fmt.Errorf("it is damaged: %w", err)
 	}
-	if b.Version != 1 {
-		return nil, nil, fmt.Errorf("the invitation has version %d, this relevo understands 1: update it", b.Version)
-	}
-	ca, err := x509.ParseCertificate(b.CA)
+	ca, cert, key, err := b.parts()
 	if err != nil {
-		return nil, nil, fmt.Errorf("the invitation's CA: %w", err)
+		return nil, nil, fmt.Errorf("it is damaged: %w", err)
 	}
-	cert, err := x509.ParseCertificate(b.Cert)
-	if err != nil {
-		return nil, nil, fmt.Errorf("the invitation's certificate: %w", err)
-	}
-	key, err := parseKey("the invitation's key", b.Key)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !key.Public().(ed25519.PublicKey).Equal(cert.PublicKey) {
-		return nil, nil, errors.New("the invitation's key and certificate do not belong together")
+	if !belong(key, cert) {
+		return nil, nil, errors.New("its key and certificate do not belong together")
 	}
 	id, err := newIdentity(ca, cert, key)
 	if err != nil {
 		return nil, nil, err
 	}
-	if id.node != b.Node || id.cluster != b.Cluster || len(b.Gossip) != 32 {
-		return nil, nil, errors.New("the invitation contradicts itself")
+	if id.node != b.Node || id.cluster != b.Cluster || id.id != b.ClusterID || len(b.Gossip) != gossipKeySize {
+		return nil, nil, errors.New("it contradicts itself")
 	}
 	return &b, id, nil
 }
 
-// Accept installs an invitation. It refuses to overwrite the membership in another
-// cluster or under another name.
+func (b *bundle) parts() (ca, cert *x509.Certificate, key ed25519.PrivateKey, err error) {
+	if ca, err = x509.ParseCertificate(b.CA); err != nil {
+		return nil, nil, nil, fmt.Errorf("CA: %w", err)
+	}
+	if cert, err = x509.ParseCertificate(b.Cert); err != nil {
+		return nil, nil, nil, fmt.Errorf("certificate: %w", err)
+	}
+	key, err = parseKey("key", b.Key)
+	return ca, cert, key, err
+}
+
+// Accept installs an invitation. It refuses with [ErrExists] to overwrite the
+// membership in another cluster or under another name. Accepting one more for the
+// same node replaces its certificate and key.
 func Accept(invitation []byte, dir, gossipKeyFile string) (*Identity, error) {
 	b, id, err := parseInvitation(invitation)
 	if err != nil {
 		return nil, fmt.Errorf("accept the invitation: %w", err)
 	}
-	switch was, err := Load(dir); {
-	case err == nil && was.id != id.id:
-		return nil, fmt.Errorf("accept the invitation to %s: %w, %s (%.8s…); remove %s first if it should leave that", id.cluster, ErrExists, was.cluster, was.id, dir)
-	case err == nil && was.node != id.node:
-		return nil, fmt.Errorf("accept the invitation for %s: %w as %s", id.node, ErrExists, was.node)
-	case err == nil: // once more, with a new key: fine
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("accept the invitation: what is in %s already: %w", dir, err)
+	if err := id.mayReplace(dir, gossipKeyFile); err != nil {
+		return nil, fmt.Errorf("accept the invitation for %s to %s (%.8s…): %w", id.node, id.cluster, id.id, err)
 	}
 	if err := b.install(dir, gossipKeyFile); err != nil {
 		return nil, fmt.Errorf("accept the invitation: %w", err)
@@ -135,48 +157,48 @@ func Accept(invitation []byte, dir, gossipKeyFile string) (*Identity, error) {
 	return Load(dir)
 }
 
-func (b *bundle) install(dir, gossipKeyFile string) error {
-	ca, err := x509.ParseCertificate(b.CA)
-	if err != nil {
-		return err
+// mayReplace says whether what lies in dir can make place for i.
+func (i *Identity) mayReplace(dir, gossipKeyFile string) error {
+	there := present(append(trustFiles(dir), gossipKeyFile)...)
+	if len(there) == 0 {
+		return nil
 	}
-	cert, err := x509.ParseCertificate(b.Cert)
+	ca, err := readCert(filepath.Join(dir, caCertFile))
 	if err != nil {
-		return err
+		return fmt.Errorf("%w, or did: there is %v, but %v; remove what is of no use to anybody and try again", ErrExists, there, err)
 	}
-	key, err := parseKey("key", b.Key)
-	if err != nil {
-		return err
+	if was := ClusterID(ca); was != i.id {
+		return fmt.Errorf("%w, %.63q (%.8s…): nothing was changed; if it shall leave that, stop relevo and remove %v first", ErrExists, ca.Subject.CommonName, was, there)
 	}
-	for _, err := range []error{
-		writeCert(filepath.Join(dir, caCertFile), ca),
-		writeFile(gossipKeyFile, []byte(base64.StdEncoding.EncodeToString(b.Gossip)+"\n")),
-		writeKey(filepath.Join(dir, nodeKeyFile), key),
-		writeCert(filepath.Join(dir, nodeCertFile), cert),
-	} {
-		if err != nil {
-			return fmt.Errorf("install the identity: %w", err)
-		}
+	cert, err := readCert(filepath.Join(dir, nodeCertFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // cut short by a power cut
+	}
+	if err == nil && cert.Subject.CommonName != i.node {
+		return fmt.Errorf("%w as %.80q: nothing was changed; a node keeps its name", ErrExists, cert.Subject.CommonName)
 	}
 	return nil
 }
 
-// ReadGossipKey reads the key of the gossip pool: 32 bytes in base64.
-func ReadGossipKey(path string) ([]byte, error) {
-	st, err := os.Stat(path)
+// install writes everything but the CA's key. The CA's certificate comes first
+// and tells a second attempt to which cluster the rest belongs; the node's comes
+// last.
+func (b *bundle) install(dir, gossipKeyFile string) error {
+	ca, cert, key, err := b.parts()
+	if err == nil {
+		err = writeCert(filepath.Join(dir, caCertFile), ca)
+	}
+	if err == nil {
+		err = writeGossipKey(gossipKeyFile, b.Gossip)
+	}
+	if err == nil {
+		err = writeKey(filepath.Join(dir, nodeKeyFile), key)
+	}
+	if err == nil {
+		err = writeCert(filepath.Join(dir, nodeCertFile), cert)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("the gossip key: %w", err)
+		return fmt.Errorf("install the trust files: %w", err)
 	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("the gossip key %s can be read by others (mode %04o): chmod 600 it", path, st.Mode().Perm())
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("the gossip key: %w", err)
-	}
-	key, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(b)))
-	if err != nil || len(key) != 32 {
-		return nil, fmt.Errorf("the gossip key %s is not 32 bytes in base64", path)
-	}
-	return key, nil
+	return nil
 }

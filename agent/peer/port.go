@@ -1,213 +1,255 @@
 package peer
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 )
 
 // What is spoken on the port, by ALPN.
 const (
-	ProtoRaft = "relevo-raft/1"
-	ProtoHTTP = "relevo-http/1"
+	ProtoRaft = "relevo-raft/1" // raft's own, see RaftLayer
+	ProtoHTTP = "relevo-http/1" // HTTP/1.1: control and replication
 )
 
-// Limits of the port. A cluster has at most some 50 members, each with a raft, a
-// control and a replication connection.
-const (
-	defaultMaxConns  = 512
-	maxHandshakes    = 32 // unfinished ones at a time: each costs 34 ms on ARMv6
-	handshakeTimeout = 5 * time.Second
-	maxReply         = 1 << 20
-	maxErrorText     = 1 << 10
-)
+// MaxBody bounds the body of a request, and of a JSON answer, in bytes. Answers
+// that stream are their reader's to bound.
+const MaxBody = 1 << 20
 
 // PortConfig says how to build a [Port].
 type PortConfig struct {
 	Identity *Identity
+	// Listener takes the connections; nil = listen on Address (host:port, TCP).
 	Listener net.Listener
-	Handler  http.Handler // sees only authenticated peers; NodeOf tells which
+	Address  string
+	// Handler serves requests; it sees only authenticated peers, and [NodeOf] tells
+	// which. Request bodies end with an error after MaxBody. nil = nothing is found.
+	Handler http.Handler
 	// Dial opens a plain connection; nil = TCP.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Resolve tells where a node is now, as host:port.
-	Resolve  func(node string) (string, error)
-	MaxConns int // 0 = 512
+	// Resolve tells where a node's port is now, as host:port. It must be quick.
+	Resolve func(node string) (hostport string, err error)
+	// MaxConns bounds the accepted connections of all nodes together; 0 = 256.
+	MaxConns int
 	Log      *slog.Logger
 }
 
-// Port is the one port of an agent.
+// Port is the one port of an agent: what others reach it by, and what it reaches
+// others by.
 type Port struct {
 	cfg    PortConfig
 	raft   *RaftLayer
 	server *http.Server
-	client *http.Client
-	trans  *http.Transport
-	conns  chan struct{}
-	shakes chan struct{}
+	limits *admission
+	wails  complaints
+
+	mu      sync.Mutex
+	closed  bool
+	open    map[net.Conn]struct{}      // plain connections below all TLS ones, either direction
+	callers map[string]*http.Transport // by node
 }
 
-// Listen makes the port; [Port.Run] opens it.
-func Listen(cfg PortConfig) *Port {
-	if cfg.MaxConns == 0 {
+// Listen opens the port. Nothing is accepted before [Port.Run], which must follow,
+// or [Port.Close].
+func Listen(cfg PortConfig) (*Port, error) {
+	if cfg.Identity == nil || cfg.Log == nil || cfg.Resolve == nil {
+		return nil, errors.New("open the peer port: identity, log and resolve are needed")
+	}
+	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = defaultMaxConns
 	}
 	if cfg.Dial == nil {
-		d := &net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive}
-		cfg.Dial = d.DialContext
+		cfg.Dial = (&net.Dialer{}).DialContext
 	}
-	p := &Port{cfg: cfg, conns: make(chan struct{}, cfg.MaxConns), shakes: make(chan struct{}, maxHandshakes)}
+	if cfg.Handler == nil {
+		cfg.Handler = http.NotFoundHandler()
+	}
+	if cfg.Listener == nil {
+		l, err := net.Listen("tcp", cfg.Address)
+		if err != nil {
+			return nil, fmt.Errorf("open the peer port %s: %w; is another agent running, or is the address not of this host?", cfg.Address, err)
+		}
+		cfg.Listener = l
+	}
+	p := &Port{cfg: cfg, limits: newAdmission(cfg.MaxConns), open: map[net.Conn]struct{}{}, callers: map[string]*http.Transport{}}
 	p.raft = &RaftLayer{port: p, accepted: make(chan net.Conn), done: make(chan struct{})}
 	p.server = &http.Server{
-		Handler:           cfg.Handler,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+			cfg.Handler.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: handshakeTimeout,
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, nodeKey{}, c.(*peerConn).node)
+			return WithNode(ctx, c.(*peerConn).node)
 		},
 	}
-	p.trans = &http.Transport{
-		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			node, _, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			return p.dial(ctx, node, ProtoHTTP)
-		},
-		MaxIdleConnsPerHost:   2,
-		IdleConnTimeout:       4 * time.Minute, // before the server closes it
-		ResponseHeaderTimeout: 30 * time.Second,
-		DisableCompression:    true,
-	}
-	p.client = &http.Client{Transport: p.trans, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return p
+	return p, nil
 }
 
-// keepAlive finds a peer that lost its power within 15 s: no FIN ever comes from it.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 6 * time.Second, Interval: 3 * time.Second, Count: 3}
+// Addr is where the port listens.
+func (p *Port) Addr() net.Addr { return p.cfg.Listener.Addr() }
 
-// tls is the configuration of both sides. want is the node that must answer, ""
-// for any.
-func (p *Port) tls(want string, protos ...string) *tls.Config {
-	id := p.cfg.Identity
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{id.cert},
-		ClientAuth:   tls.RequireAnyClientCert,
-		NextProtos:   protos,
-		// Names and times are checked by verify, against the pinned CA alone.
-		InsecureSkipVerify: true,
-		VerifyConnection: func(s tls.ConnectionState) error {
-			node, err := id.peer(s)
-			if err == nil && want != "" && node != want {
-				err = fmt.Errorf("%s answered instead of %s", node, want)
-			}
-			return err
-		},
-		SessionTicketsDisabled: true,
-	}
-}
-
-func (i *Identity) peer(s tls.ConnectionState) (string, error) {
-	if len(s.PeerCertificates) == 0 {
-		return "", errors.New("the peer has no certificate")
-	}
-	return i.nodeIn(s.PeerCertificates[0])
-}
-
-// Run accepts connections until ctx ends, and returns when all are closed.
+// Run accepts connections until ctx ends. It returns after every connection of the
+// port is closed, raft's included, and every handler has returned; handlers see
+// their request's context end. An error means that the port cannot go on.
 func (p *Port) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	httpConns := &chanListener{addr: p.cfg.Listener.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(ctx)
+	var all, serving sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	web := &chanListener{addr: p.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}
 	// Requests end with the port, also those whose client will never say so.
 	p.server.BaseContext = func(net.Listener) context.Context { return ctx }
-	wg.Go(func() { p.server.Serve(httpConns) })
-	stop := context.AfterFunc(ctx, func() {
-		p.cfg.Listener.Close()
-		close(httpConns.done)
-		p.raft.Close()
-		p.server.Close()
-		p.trans.CloseIdleConnections()
+	p.server.ConnState = func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew:
+			serving.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			serving.Done()
+		}
+	}
+	all.Go(func() {
+		p.server.Serve(web)
+		serving.Wait() // after Serve there are no new ones
 	})
-	defer wg.Wait()
-	defer stop()
-	for {
+	all.Go(func() {
+		<-ctx.Done()
+		close(web.done)
+		p.Close()
+	})
+	for pause := time.Duration(0); ; {
 		c, err := p.cfg.Listener.Accept()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			if err == nil {
 				c.Close()
 			}
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept on the peer port %s: %w", p.Addr(), err)
+		case err != nil:
 			// Out of file descriptors, most likely: it passes.
-			p.cfg.Log.Error("accept on the peer port", "err", err)
+			if pause == 0 {
+				p.cfg.Log.Error("accept on the peer port", "err", err)
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			select {
 			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-			}
-			if errors.Is(err, net.ErrClosed) {
-				<-ctx.Done()
-				return nil
+			case <-time.After(pause):
 			}
 			continue
 		}
-		select {
-		case p.conns <- struct{}{}:
-		default:
-			c.Close() // full: a peer tries again
+		pause = 0
+		at, err := p.limits.enter(c.RemoteAddr())
+		if err != nil {
+			c.Close() // a peer tries again
+			p.wails.warn(p.cfg.Log, "refused a connection to the peer port", c.RemoteAddr(), err)
 			continue
 		}
-		wg.Go(func() { p.greet(ctx, c, httpConns) })
+		all.Go(func() { p.greet(ctx, c, at, web) })
 	}
 }
 
+// Close closes the listener and every connection.
+func (p *Port) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	conns := p.open
+	p.open = map[net.Conn]struct{}{}
+	callers := p.callers
+	p.callers = map[string]*http.Transport{}
+	p.mu.Unlock()
+	err := p.cfg.Listener.Close()
+	p.raft.Close()
+	// The plain ones first: TLS would say goodbye, for up to 5 s on a full socket.
+	for c := range conns {
+		c.Close()
+	}
+	p.server.Close()
+	for _, t := range callers {
+		t.CloseIdleConnections()
+	}
+	return err
+}
+
+// own remembers a plain connection until it is closed; false = the port is closed.
+func (p *Port) own(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.open[c] = struct{}{}
+	return true
+}
+
+func (p *Port) disown(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, c)
+}
+
 // greet does the handshake and hands the connection to whom it is for.
-func (p *Port) greet(ctx context.Context, c net.Conn, httpConns *chanListener) {
-	select {
-	case p.shakes <- struct{}{}:
-	case <-ctx.Done():
+func (p *Port) greet(ctx context.Context, c net.Conn, at *place, web *chanListener) {
+	if !p.own(c) {
 		c.Close()
-		<-p.conns
+		at.leave()
 		return
 	}
-	if t, ok := c.(*net.TCPConn); ok {
-		t.SetKeepAliveConfig(keepAlive)
-	}
-	tc := tls.Server(c, p.tls("", ProtoHTTP, ProtoRaft))
+	tune(c)
+	tc := tls.Server(c, p.cfg.Identity.ServerTLS(ProtoHTTP, ProtoRaft))
+	pc := &peerConn{Conn: tc, closed: sync.OnceFunc(func() { p.disown(c); at.leave() })}
+	// The same 5 s hold for the handshake and for being taken.
 	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	err := tc.HandshakeContext(hctx)
-	cancel()
-	<-p.shakes
-	if err != nil {
-		p.cfg.Log.Debug("refused a connection to the peer port", "from", c.RemoteAddr().String(), "err", err)
+	defer cancel()
+	if err := p.admit(hctx, tc, pc, at); err != nil {
 		c.Close()
-		<-p.conns
+		pc.closed()
+		if ctx.Err() == nil {
+			p.wails.warn(p.cfg.Log, "refused a connection to the peer port", c.RemoteAddr(), err)
+		}
 		return
 	}
-	node, _ := p.cfg.Identity.peer(tc.ConnectionState()) // verified a moment ago
-	pc := &peerConn{Conn: tc, node: node, closed: sync.OnceFunc(func() { <-p.conns })}
-	to := httpConns.conns
+	to, done := web.conns, web.done
 	if tc.ConnectionState().NegotiatedProtocol == ProtoRaft {
-		to = p.raft.accepted
+		to, done = p.raft.accepted, p.raft.done
 	}
 	select {
 	case to <- pc:
-	case <-ctx.Done():
+	case <-done:
+		pc.Close()
+	case <-hctx.Done(): // raft does not run
 		pc.Close()
 	}
+}
+
+// admit finds out who is there and whether there is room.
+func (p *Port) admit(ctx context.Context, tc *tls.Conn, pc *peerConn, at *place) error {
+	if err := tc.HandshakeContext(ctx); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("no handshake within %s", handshakeTimeout)
+		}
+		return err
+	}
+	s := tc.ConnectionState()
+	if s.NegotiatedProtocol == "" {
+		return errors.New("it speaks none of our protocols")
+	}
+	node, err := p.cfg.Identity.peer(s)
+	if err != nil {
+		return err
+	}
+	pc.node = node
+	return at.promote(node)
 }
 
 // peerConn is a connection with a name.
@@ -224,124 +266,17 @@ func (c *peerConn) Close() error {
 
 type nodeKey struct{}
 
-// NodeOf is the node that sent a request; "" outside the peer port.
+// NodeOf is the node that sent a request, as its certificate says; "" outside the
+// peer port.
 func NodeOf(r *http.Request) string {
 	n, _ := r.Context().Value(nodeKey{}).(string)
 	return n
 }
 
-// WithNode is what the port does to a request's context; for handlers' tests.
+// WithNode is what the port does to a request's context; for tests of handlers.
 func WithNode(ctx context.Context, node string) context.Context {
 	return context.WithValue(ctx, nodeKey{}, node)
 }
-
-// dial opens a connection to node and makes sure that it is node.
-func (p *Port) dial(ctx context.Context, node, proto string) (net.Conn, error) {
-	addr, err := p.cfg.Resolve(node)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
-	c, err := p.cfg.Dial(ctx, "tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", node, err)
-	}
-	tc := tls.Client(c, p.tls(node, proto))
-	if err := tc.HandshakeContext(ctx); err != nil {
-		c.Close()
-		return nil, fmt.Errorf("connect to %s at %s: %w", node, addr, explain(err))
-	}
-	return tc, nil
-}
-
-// explain turns the alert that a refused certificate causes into words.
-func explain(err error) error {
-	if s := err.Error(); strings.Contains(s, "bad certificate") || strings.Contains(s, "unknown certificate") {
-		return fmt.Errorf("%w (it does not accept our certificate: another cluster?)", err)
-	}
-	var unknown x509.UnknownAuthorityError
-	if errors.As(err, &unknown) {
-		return fmt.Errorf("%w (it belongs to another cluster)", err)
-	}
-	return err
-}
-
-// Do sends a request to node; the host part of its URL is ignored. Connections are
-// kept and used again.
-func (p *Port) Do(node string, req *http.Request) (*http.Response, error) {
-	req.URL.Scheme, req.URL.Host = "http", node+":0" // TLS is in the dialer
-	req.Host = node
-	return p.client.Do(req)
-}
-
-// PostJSON calls path on node with in and reads the answer into out.
-func (p *Port) PostJSON(ctx context.Context, node, path string, in, out any) error {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	res, err := p.Do(node, req)
-	if err != nil {
-		return fmt.Errorf("%s on %s: %w", path, node, err)
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		msg, _ := io.ReadAll(io.LimitReader(res.Body, maxErrorText))
-		return fmt.Errorf("%s on %s: %s: %s", path, node, res.Status, strings.TrimSpace(string(msg)))
-	}
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxReply)).Decode(out); err != nil {
-		return fmt.Errorf("%s on %s: its answer: %w", path, node, err)
-	}
-	return nil
-}
-
-// RaftLayer carries raft's connections; nodes are their own addresses in it.
-type RaftLayer struct {
-	port     *Port
-	accepted chan net.Conn
-	once     sync.Once
-	done     chan struct{}
-}
-
-// Raft is the layer for raft.
-func (p *Port) Raft() *RaftLayer { return p.raft }
-
-// Accept waits for a connection.
-func (l *RaftLayer) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.accepted:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close ends Accept.
-func (l *RaftLayer) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return nil
-}
-
-// Addr is this node's name.
-func (l *RaftLayer) Addr() net.Addr { return nodeAddr(l.port.cfg.Identity.node) }
-
-// DialNode connects to node.
-func (l *RaftLayer) DialNode(node string, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	return l.port.dial(ctx, node, ProtoRaft)
-}
-
-type nodeAddr string
-
-func (nodeAddr) Network() string  { return "relevo" }
-func (a nodeAddr) String() string { return string(a) }
 
 // chanListener gives the HTTP server connections that were accepted elsewhere.
 type chanListener struct {

@@ -13,8 +13,9 @@
 //	readyz   the API says that it is ready
 //	canary   an object was written, read back and seen by a watch
 //
-// A host whose own datastore is the newest (the first master, a restart inside the
-// term, a term that came straight back) skips the first four.
+// A host whose own datastore is the newest needs no restoring: the first master and
+// a restart inside the term go straight to units, a host that gets the mastership
+// back only bumps.
 package takeover
 
 import (
@@ -41,7 +42,12 @@ type Data interface {
 	Verify(ctx context.Context) error
 	Aside(ctx context.Context, term uint64) error
 	Install(ctx context.Context, term uint64) error
-	Bump(ctx context.Context, term uint64) error
+	// Bump jumps the revisions ahead for term; from is the term that the datastore
+	// is of, 0 if unknown.
+	Bump(ctx context.Context, term, from uint64) error
+	// CopyTerm is the term of the master that the copy is of, also when Install
+	// has moved it already.
+	CopyTerm(ctx context.Context) (uint64, error)
 }
 
 // Address is the virtual IP; nil if there is none.
@@ -95,27 +101,41 @@ func (t *Takeover) Promote(ctx context.Context, term uint64, own bool) ([]StepRe
 	if j.Term != term {
 		j.Term, j.Steps, j.Finished = term, nil, false
 	}
+	bump := func(from uint64) step {
+		return step{"bump", true, t.StartTimeout, func(ctx context.Context) error {
+			if err := t.Data.Bump(ctx, term, from); err != nil {
+				return err
+			}
+			j.OwnTerm = term
+			return nil
+		}}
+	}
 	var steps []step
-	if !own && j.OwnTerm != term {
+	switch {
+	case j.OwnTerm == term:
+	case own && j.OwnTerm == 0: // the first master: nobody has seen any revision but its own
+		j.OwnTerm = term
+		if err := j.save(); err != nil {
+			return nil, err
+		}
+	case own:
+		steps = []step{bump(j.OwnTerm)}
+	default:
+		from, err := t.Data.CopyTerm(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("promotion for term %d: look at the copy: %w", term, err)
+		}
 		steps = []step{
 			{"verify", false, t.StartTimeout, func(ctx context.Context) error {
-				if j.done("aside") { // it may have moved already
-					return nil
+				if j.done("install") {
+					return nil // it has moved already
 				}
 				return t.Data.Verify(ctx)
 			}},
 			{"aside", true, t.StartTimeout, func(ctx context.Context) error { return t.Data.Aside(ctx, term) }},
 			{"install", true, t.StartTimeout, func(ctx context.Context) error { return t.Data.Install(ctx, term) }},
-			{"bump", true, t.StartTimeout, func(ctx context.Context) error {
-				if err := t.Data.Bump(ctx, term); err != nil {
-					return err
-				}
-				j.OwnTerm = term
-				return nil
-			}},
+			bump(from),
 		}
-	} else {
-		j.OwnTerm = term
 	}
 	steps = append(steps, step{"units", false, t.StartTimeout, func(ctx context.Context) error {
 		if err := t.ControlPlane.LeaveStandby(ctx); err != nil {
@@ -129,11 +149,6 @@ func (t *Takeover) Promote(ctx context.Context, term uint64, own bool) ([]StepRe
 	steps = append(steps,
 		step{"readyz", false, t.StartTimeout, t.API.WaitReady},
 		step{"canary", false, t.StartTimeout, func(ctx context.Context) error { return t.API.Canary(ctx, term) }})
-	if own {
-		if err := j.save(); err != nil {
-			return nil, err
-		}
-	}
 	return t.run(ctx, steps)
 }
 

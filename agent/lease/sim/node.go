@@ -62,7 +62,7 @@ type node struct {
 	copyTerm uint64        // on disk: the same for the standby's copy; 0 = none
 	freshAt  time.Duration // own clock; <0 = not since boot
 	revision uint64
-	pulse    time.Duration // real time of the loop's last turn
+	expires  time.Duration // real time at which PID 1's watchdog runs out
 }
 
 func (n *node) clock() lease.Time { return n.skew + n.w.now + n.w.now*time.Duration(n.ppm)/1_000_000 }
@@ -126,22 +126,35 @@ func (n *node) startAgent() {
 	n.resetElection()
 	n.tickRaft()
 	n.loop()
-	n.pulse = n.w.now
+	n.pulse()
 	n.watchdog(n.life)
 }
 
-// watchdog is PID 1's: an agent that does not pulse for TTL/3 is killed.
+// pulse feeds PID 1's watchdog. How long it lasts is said anew each time (see
+// lease.Holder.Watchdog): an agent that hangs must be found while its lease lasts.
+func (n *node) pulse() {
+	d := n.w.tm.TTL / 3
+	if n.holder != nil {
+		d = n.holder.Watchdog(n.clock())
+	}
+	n.expires = n.w.now + n.real(d)
+}
+
+// watchdog is PID 1's: it kills an agent that does not pulse in time. Its timer is
+// up to 250 ms late, and the abort before the kill takes up to 300 ms.
 func (n *node) watchdog(life int) {
-	n.w.at(n.w.tm.TTL/12, func() {
-		if !n.powered || !n.up || n.life != life {
-			return
-		}
-		if !n.frozen && n.w.now-n.pulse > n.w.tm.TTL/3 {
-			n.w.trace("%s watchdog kills the agent", n.name)
-			n.endAgent(true)
-			return
-		}
-		n.watchdog(life)
+	was := n.expires
+	n.w.at(n.expires-n.w.now+n.w.between(0, 550*time.Millisecond), func() {
+		n.onHost(func() {
+			switch {
+			case !n.up || n.life != life:
+			case n.expires != was:
+				n.watchdog(life)
+			default:
+				n.w.trace("%s watchdog kills the agent", n.name)
+				n.endAgent(true)
+			}
+		})
 	})
 }
 
@@ -171,13 +184,12 @@ func (n *node) endAgent(restart bool) {
 // loop is the agent's: one turn whenever a machine wants it, and at least once in
 // a renewal.
 func (n *node) loop() {
-	n.pulse = n.w.now
 	now := n.clock()
 	n.arb(lease.Tick{})
 	at := min(now+n.w.tm.Renew(), n.arbiter.Wake(now))
 	if n.holder != nil {
 		n.hold(lease.Tick{})
-		at = min(at, n.holder.Wake())
+		at = min(at, n.holder.Wake(now))
 		n.sendReport()
 	}
 	n.after(max(at-now, 20*time.Millisecond), n.loop)
@@ -187,15 +199,15 @@ func (n *node) hold(ev lease.Event) {
 	if n.holder == nil {
 		return
 	}
-	n.pulse = n.w.now
 	for _, a := range n.holder.Step(n.clock(), ev) {
 		n.doHolder(a)
 	}
+	n.pulse()
 }
 
 func (n *node) arb(ev lease.Event) {
-	n.pulse = n.w.now
 	n.w.res.Steps++
+	n.pulse()
 	for _, a := range n.arbiter.Step(n.clock(), ev) {
 		n.doArbiter(a)
 	}
@@ -217,6 +229,9 @@ func (n *node) doHolder(a lease.Action) {
 	case lease.SetLease:
 		n.note = lease.Lease{Term: a.Term, Deadline: a.Deadline}
 		n.timer = 0
+		if n.phase() == lease.Stopping {
+			n.guard()
+		}
 	case lease.ClearLease:
 		n.note = lease.Lease{}
 		n.timer = 0
@@ -228,6 +243,7 @@ func (n *node) doHolder(a lease.Action) {
 		w.trace("%s demotes itself, term %d: %s", n.name, a.Term, a.Why)
 		n.job++
 		job := n.job
+		n.guard()
 		n.stopUnits()
 		n.waitDown(job)
 	case lease.Kill:
@@ -343,7 +359,7 @@ func (n *node) doArbiter(a lease.Action) {
 		w.trace("%s gives term %d to %s: %s", n.name, a.Term, a.Holder, a.Reason)
 		begin := w.now
 		n.propose(func(f *lease.Fact) bool {
-			if f.Term+1 != a.Term {
+			if f.Term+1 != a.Term || f.Pause != lease.Running {
 				return false
 			}
 			f.Term, f.Holder, f.Released = a.Term, a.Holder, false

@@ -107,6 +107,21 @@ func (n *node) fence() {
 			}
 		})
 	})
+	n.killTimer(kill, mine)
+}
+
+// guard is PID 1's timer that the agent arms when it begins to stop: whatever
+// becomes of the agent, what still runs is killed in time.
+func (n *node) guard() {
+	if n.note.Deadline == lease.Forever || n.w.cfg.NoStopPost {
+		return
+	}
+	n.timers++
+	n.timer = n.timers
+	n.killTimer(n.note.Deadline-n.w.tm.KillBefore()-n.clock(), n.timer)
+}
+
+func (n *node) killTimer(kill time.Duration, mine int) {
 	n.w.at(n.real(kill), func() {
 		n.onHost(func() {
 			if n.timer == mine {

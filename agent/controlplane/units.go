@@ -1,0 +1,197 @@
+// Package controlplane is what "the master" is on this host. Kind units: systemd
+// units, started in order and stopped in reverse, with a drop-in that lets nothing
+// start them without the lease.
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"relevo.dev/relevo/systemd"
+)
+
+// Manager is what is needed of systemd.
+type Manager interface {
+	Start(ctx context.Context, unit string) error
+	Stop(ctx context.Context, unit string) error
+	Kill(ctx context.Context, unit string) error
+	State(ctx context.Context, unit string) (systemd.State, error)
+	Reload(ctx context.Context) error
+}
+
+// Config of [Units].
+type Config struct {
+	Units        []string // in the order in which they start
+	StandbyUnits []string // run while the host is a standby
+	Manager      Manager
+	LeaseCommand string // ExecCondition= of every unit
+	DropInDir    string // /etc/systemd/system
+	Log          *slog.Logger
+}
+
+// Units is a control plane of systemd units.
+type Units struct{ cfg Config }
+
+// New makes it.
+func New(cfg Config) *Units { return &Units{cfg} }
+
+// Names are the units in the order in which they start.
+func (u *Units) Names() []string { return u.cfg.Units }
+
+// Check says whether systemd knows every unit.
+func (u *Units) Check(ctx context.Context) error {
+	var errs []error
+	for _, n := range slices.Concat(u.cfg.Units, u.cfg.StandbyUnits) {
+		switch s, err := u.cfg.Manager.State(ctx, n); {
+		case err != nil:
+			errs = append(errs, err)
+		case s.Load != "loaded":
+			errs = append(errs, fmt.Errorf("unit %s is %s for systemd: install it, or correct candidate.control_plane in the configuration", n, s.Load))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Start starts every unit in order; one that is active is left alone.
+func (u *Units) Start(ctx context.Context) error {
+	for _, n := range u.cfg.Units {
+		if err := u.cfg.Manager.Start(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop stops every unit in reverse order. One that fails does not keep the others
+// running.
+func (u *Units) Stop(ctx context.Context) error {
+	var errs []error
+	for _, n := range slices.Backward(u.cfg.Units) {
+		errs = append(errs, u.cfg.Manager.Stop(ctx, n))
+	}
+	return errors.Join(errs...)
+}
+
+// Kill kills the processes of all units at once. A unit that is stopped
+// meanwhile stays down: a stop is queued behind the kill, so Restart= does not
+// bring it back.
+func (u *Units) Kill(ctx context.Context) error {
+	errs := make([]error, len(u.cfg.Units))
+	var wg sync.WaitGroup
+	for i, n := range u.cfg.Units {
+		wg.Go(func() { errs[i] = u.cfg.Manager.Kill(ctx, n) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// AnyActive says whether some process of the control plane may be running. A unit
+// that is starting or stopping counts, and so does one between two restarts; if
+// systemd does not answer, that is an error, not a no.
+func (u *Units) AnyActive(ctx context.Context) (bool, error) {
+	for _, n := range u.cfg.Units {
+		s, err := u.cfg.Manager.State(ctx, n)
+		if err != nil {
+			return true, err
+		}
+		if !s.Down() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Describe tells each unit's state, for people.
+func (u *Units) Describe(ctx context.Context) string {
+	var parts []string
+	for _, n := range u.cfg.Units {
+		s, err := u.cfg.Manager.State(ctx, n)
+		if err != nil {
+			return err.Error()
+		}
+		parts = append(parts, fmt.Sprintf("%s %s (%s)", n, s.Active, s.Sub))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// EnterStandby starts what runs on a standby.
+func (u *Units) EnterStandby(ctx context.Context) error {
+	var errs []error
+	for _, n := range u.cfg.StandbyUnits {
+		errs = append(errs, u.cfg.Manager.Start(ctx, n))
+	}
+	return errors.Join(errs...)
+}
+
+// LeaveStandby stops it again.
+func (u *Units) LeaveStandby(ctx context.Context) error {
+	var errs []error
+	for _, n := range slices.Backward(u.cfg.StandbyUnits) {
+		errs = append(errs, u.cfg.Manager.Stop(ctx, n))
+	}
+	return errors.Join(errs...)
+}
+
+const dropInName = "50-relevo.conf"
+
+func (u *Units) dropIn() string {
+	return "# Written by relevo: without the master lease this unit does not start.\n" +
+		"# `relevo status` tells who holds it; removing the package removes this file.\n" +
+		"[Service]\nExecCondition=" + u.cfg.LeaseCommand + "\n"
+}
+
+// InstallDropIns puts the lease in front of every service unit. Running units are
+// not touched.
+func (u *Units) InstallDropIns(ctx context.Context) error {
+	changed := false
+	for _, n := range u.cfg.Units {
+		if !strings.HasSuffix(n, ".service") {
+			continue
+		}
+		dir := filepath.Join(u.cfg.DropInDir, n+".d")
+		path := filepath.Join(dir, dropInName)
+		if was, err := os.ReadFile(path); err == nil && string(was) == u.dropIn() {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("put the lease in front of %s: %w", n, err)
+		}
+		if err := writeFile(path, u.dropIn()); err != nil {
+			return fmt.Errorf("put the lease in front of %s: %w", n, err)
+		}
+		u.cfg.Log.Info("unit is bound to the lease", "unit", n, "file", path)
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	return u.cfg.Manager.Reload(ctx)
+}
+
+func writeFile(path, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".relevo-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err = f.WriteString(text); err == nil {
+		err = f.Sync()
+	}
+	if err2 := f.Close(); err == nil {
+		err = err2
+	}
+	if err == nil {
+		err = os.Chmod(f.Name(), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	return err
+}

@@ -1,0 +1,109 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"relevo.dev/relevo/systemd"
+)
+
+type fake struct {
+	mu    sync.Mutex
+	calls []string
+	state map[string]string
+	err   map[string]error
+}
+
+func (f *fake) do(what, unit, state string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, what+" "+unit)
+	if err := f.err[what+" "+unit]; err != nil {
+		return err
+	}
+	if state != "" {
+		f.state[unit] = state
+	}
+	return nil
+}
+func (f *fake) Start(_ context.Context, u string) error { return f.do("start", u, "active") }
+func (f *fake) Stop(_ context.Context, u string) error  { return f.do("stop", u, "inactive") }
+func (f *fake) Kill(_ context.Context, u string) error  { return f.do("kill", u, "failed") }
+func (f *fake) Reload(context.Context) error            { return f.do("reload", "", "") }
+func (f *fake) State(_ context.Context, u string) (systemd.State, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := systemd.State{Unit: u, Load: "loaded", Active: f.state[u]}
+	if s.Active == "" {
+		s.Active, s.Load = "inactive", "not-found"
+	}
+	return s, f.err["state "+u]
+}
+
+func setup(t *testing.T) (*Units, *fake) {
+	f := &fake{state: map[string]string{"a.service": "inactive", "b.service": "inactive"}, err: map[string]error{}}
+	return New(Config{Units: []string{"a.service", "b.service"}, StandbyUnits: []string{"s.service"}, Manager: f,
+		LeaseCommand: "/usr/bin/relevo lease held", DropInDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}), f
+}
+
+func TestOrder(t *testing.T) {
+	u, f := setup(t)
+	ctx := t.Context()
+	if err := errors.Join(u.Start(ctx), u.Stop(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"start a.service", "start b.service", "stop b.service", "stop a.service"}
+	if !slices.Equal(f.calls, want) {
+		t.Errorf("%v", f.calls)
+	}
+}
+
+// A unit that will not stop must not keep the others running.
+func TestStopGoesOn(t *testing.T) {
+	u, f := setup(t)
+	f.err["stop b.service"] = errors.New("busy")
+	if err := u.Stop(t.Context()); err == nil || f.state["a.service"] != "inactive" || !slices.Contains(f.calls, "stop a.service") {
+		t.Errorf("%v, %v", err, f.calls)
+	}
+}
+
+func TestActiveOnTheSafeSide(t *testing.T) {
+	u, f := setup(t)
+	for state, active := range map[string]bool{"inactive": false, "failed": false, "active": true, "activating": true, "deactivating": true, "reloading": true} {
+		f.state["b.service"] = state
+		if got, err := u.AnyActive(t.Context()); err != nil || got != active {
+			t.Errorf("%s: %v, %v", state, got, err)
+		}
+	}
+	f.state["b.service"] = "inactive"
+	f.err["state a.service"] = errors.New("no bus")
+	if got, err := u.AnyActive(t.Context()); !got || err == nil {
+		t.Errorf("systemd is silent, and nothing is active: %v, %v", got, err)
+	}
+}
+
+func TestDropIns(t *testing.T) {
+	u, f := setup(t)
+	for range 2 {
+		if err := u.InstallDropIns(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(f.calls); n != 1 {
+		t.Errorf("reloaded %d times", n)
+	}
+	b, err := os.ReadFile(filepath.Join(u.cfg.DropInDir, "b.service.d", dropInName))
+	if err != nil || !strings.Contains(string(b), "\nExecCondition=/usr/bin/relevo lease held\n") {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := u.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "s.service is not-found") {
+		t.Errorf("%v", err)
+	}
+}

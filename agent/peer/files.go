@@ -1,0 +1,199 @@
+package peer
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Names of the files in the trust directory.
+const (
+	caCertFile   = "ca.crt"
+	caKeyFile    = "ca.key"
+	nodeCertFile = "node.crt"
+	nodeKeyFile  = "node.key"
+)
+
+const (
+	maxFile       = 16 << 10 // of a certificate or key file; ours have under 1 KiB
+	gossipKeySize = 32       // AES-256
+)
+
+func trustFiles(dir string) []string {
+	return []string{filepath.Join(dir, caCertFile), filepath.Join(dir, caKeyFile), filepath.Join(dir, nodeCertFile), filepath.Join(dir, nodeKeyFile)}
+}
+
+// present are those of the paths at which something lies, or may lie.
+func present(paths ...string) []string {
+	var there []string
+	for _, p := range paths {
+		if _, err := os.Lstat(p); !os.IsNotExist(err) {
+			there = append(there, p)
+		}
+	}
+	return there
+}
+
+// private makes sure that nobody but its owner can read a file.
+func private(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it; if it was so for long, somebody may have copied it", path, st.Mode().Perm())
+	}
+	return nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxFile {
+		return nil, fmt.Errorf("%s: larger than %d KiB, so it is not what it should be", path, maxFile>>10)
+	}
+	return b, nil
+}
+
+func readPEM(path, kind string) ([]byte, error) {
+	b, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != kind {
+		return nil, fmt.Errorf("%s: holds no PEM block %q: restore it from a backup", path, kind)
+	}
+	return block.Bytes, nil
+}
+
+func readCert(path string) (*x509.Certificate, error) {
+	der, err := readPEM(path, "CERTIFICATE")
+	if err != nil {
+		return nil, err
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+func readKey(path string) (ed25519.PrivateKey, error) {
+	if err := private(path); err != nil {
+		return nil, err
+	}
+	der, err := readPEM(path, "PRIVATE KEY")
+	if err != nil {
+		return nil, err
+	}
+	return parseKey(path, der)
+}
+
+func parseKey(what string, der []byte) (ed25519.PrivateKey, error) {
+	k, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	key, ok := k.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("%s: not an ed25519 key", what)
+	}
+	return key, nil
+}
+
+// ReadGossipKey reads the key of the gossip pool: 32 bytes in base64.
+func ReadGossipKey(path string) ([]byte, error) {
+	if err := private(path); err != nil {
+		return nil, fmt.Errorf("the gossip key: %w", err)
+	}
+	b, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("the gossip key: %w", err)
+	}
+	key, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(b)))
+	if err != nil || len(key) != gossipKeySize {
+		return nil, fmt.Errorf("the gossip key %s is not %d bytes in base64: copy it from another member", path, gossipKeySize)
+	}
+	return key, nil
+}
+
+func writeGossipKey(path string, key []byte) error {
+	return writeFile(path, []byte(base64.StdEncoding.EncodeToString(key)+"\n"))
+}
+
+func writeKey(path string, key ed25519.PrivateKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+func writeCert(path string, c *x509.Certificate) error {
+	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+}
+
+// writeFile writes a secret, 0600, so that after a power cut it is whole or not
+// there.
+func writeFile(path string, b []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".new-*") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err = f.Write(b); err == nil {
+		err = f.Sync()
+	}
+	if err2 := f.Close(); err == nil {
+		err = err2
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// oneLine makes a message from elsewhere fit to be shown: one line, bounded, no
+// control characters.
+func oneLine(b []byte, most int) string {
+	if len(b) > most {
+		b = b[:most]
+	}
+	s := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(string(b), "?"))
+	return strings.TrimSpace(s)
+}
