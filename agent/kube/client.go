@@ -192,18 +192,15 @@ func (c *Client) Canary(ctx context.Context, node string, term uint64) (Canary, 
 	begin := time.Now()
 	mark := fmt.Sprintf("%s term %d at %s", node, term, begin.UTC().Format(time.RFC3339Nano))
 
-	// The watch first: it must see what comes after it.
+	// The watch first: it must see what comes after it. It begins at the list's
+	// revision, not at the object's: after a failover that is compacted.
 	was, err := c.get(ctx)
-	from := ""
-	switch {
-	case apierrors.IsNotFound(err):
-		if from, err = c.listVersion(ctx); err != nil {
-			return out, fmt.Errorf("canary: list before watching: %w", err)
-		}
-	case err != nil:
+	if err != nil && !apierrors.IsNotFound(err) {
 		return out, fmt.Errorf("canary: read before writing: %w", err)
-	default:
-		from = was.ResourceVersion
+	}
+	from, err := c.listVersion(ctx)
+	if err != nil {
+		return out, fmt.Errorf("canary: list before watching: %w", err)
 	}
 	w, err := c.rest.Get().Namespace(canaryNamespace).Resource("configmaps").
 		Param("watch", "true").Param("fieldSelector", "metadata.name="+canaryName).Param("resourceVersion", from).Watch(ctx)

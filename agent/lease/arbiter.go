@@ -145,9 +145,8 @@ type Arbiter struct {
 	releasing uint64 // term whose release was proposed
 	fenced    string
 	asked     *Failover
-	toldTo    string // successor wished for by the one who released
-	failed    string // who released last, and when
-	failedAt  Time
+	toldTo    string          // successor wished for by the one who released
+	released  map[string]Time // when each gave a term back
 	pending   map[uint64]Renewal
 	reports   map[string]report
 	failovers []Time // automatic ones seen, newest last
@@ -157,7 +156,7 @@ type Arbiter struct {
 
 // NewArbiter makes the machine of node.
 func NewArbiter(node string, tm Timings, pol Policy) *Arbiter {
-	return &Arbiter{node: node, tm: tm, pol: pol, pending: map[uint64]Renewal{}, reports: map[string]report{}}
+	return &Arbiter{node: node, tm: tm, pol: pol, pending: map[uint64]Renewal{}, reports: map[string]report{}, released: map[string]Time{}}
 }
 
 // Failovers tells the machine of automatic failovers that were committed before
@@ -190,7 +189,8 @@ func (a *Arbiter) Step(now Time, ev Event) []Action {
 		if !a.leading || !a.fact.names(e.From, e.Term) || a.proposed != 0 || a.releasing == e.Term {
 			return nil
 		}
-		a.releasing, a.toldTo, a.failed, a.failedAt = e.Term, e.To, e.From, now
+		a.releasing, a.toldTo = e.Term, e.To
+		a.released[e.From] = now
 		return []Action{ProposeRelease{e.Term, e.From, e.Why}}
 	case Reported:
 		if a.leading && len(a.reports) < 1000 {

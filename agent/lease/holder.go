@@ -125,6 +125,9 @@ func (h *Holder) Term() uint64   { return h.term }
 func (h *Holder) Deadline() Time { return h.deadline }
 func (h *Holder) Fact() Fact     { return h.fact }
 
+// Active says whether units may be running.
+func (h *Holder) Active() bool { return h.active }
+
 // Valid says whether a lease is held at now.
 func (h *Holder) Valid(now Time) bool { return h.deadline > now }
 

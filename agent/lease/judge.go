@@ -118,7 +118,12 @@ func (a *Arbiter) judgeFirst(now Time, j *Judgement) {
 // resting: who has just given the term back does not get it again at once; a
 // promotion that fails must not be repeated in a tight circle.
 func (a *Arbiter) resting(now Time, r report) bool {
-	return r.Node == a.failed && now < a.failedAt+2*a.tm.TTL
+	return a.releasedWithin(now, r, 2*a.tm.TTL)
+}
+
+func (a *Arbiter) releasedWithin(now Time, r report, d time.Duration) bool {
+	at, ok := a.released[r.Node]
+	return ok && now < at+d
 }
 
 // fresh are the reports that still count, by name.
@@ -176,7 +181,7 @@ func (a *Arbiter) choose(now Time, forced bool, j *Judgement) string {
 		switch {
 		case r.Node == wish:
 			return 2
-		case r.Node == a.failed && now < a.failedAt+a.tm.Blackout():
+		case a.releasedWithin(now, r, a.tm.Blackout()):
 			return 0
 		}
 		return 1

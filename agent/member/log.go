@@ -9,52 +9,60 @@ import (
 	"time"
 )
 
-// newLogger turns Serf's "[WARN] serf: …" lines into events of ours. What Serf
-// calls info is chatter to an operator.
-func newLogger(to *slog.Logger, c *conflicts) *log.Logger {
-	return log.New(lineWriter{to, c}, "", 0)
+// newLogger turns the lines of Serf and memberlist, "[WARN] serf: …", into events
+// of ours. What they call info is chatter to an operator. What they call an error
+// is mostly a board that is switched off; so it is a warning, and a line that
+// differs from an earlier one in digits only is shown once in repeatAfter.
+func newLogger(to *slog.Logger) *log.Logger {
+	return log.New(&lineWriter{to: to, seen: map[string]time.Time{}}, "", 0)
 }
+
+const (
+	repeatAfter = 5 * time.Minute
+	maxSeen     = 64
+)
 
 type lineWriter struct {
-	log *slog.Logger
-	c   *conflicts
+	to   *slog.Logger
+	mu   sync.Mutex
+	seen map[string]time.Time
 }
 
-func (w lineWriter) Write(p []byte) (int, error) {
+func (w *lineWriter) Write(p []byte) (int, error) {
 	line := strings.TrimSpace(string(p))
 	level := slog.LevelDebug
-	for prefix, l := range map[string]slog.Level{"[WARN] ": slog.LevelWarn, "[ERR] ": slog.LevelWarn, "[INFO] ": slog.LevelDebug, "[DEBUG] ": slog.LevelDebug} {
-		if rest, ok := strings.CutPrefix(line, prefix); ok {
-			line, level = rest, l
-			break
+	if word, rest, ok := strings.Cut(strings.TrimPrefix(line, "["), "] "); ok && line[0] == '[' {
+		line = rest
+		switch word {
+		case "ERR", "ERROR":
+			level = slog.LevelWarn
+		case "WARN":
+			level = slog.LevelInfo
 		}
 	}
-	if strings.Contains(strings.ToLower(line), "conflict") {
-		level = slog.LevelError
-		w.c.note(line)
+	if level > slog.LevelDebug && w.again(line) {
+		level = slog.LevelDebug
 	}
-	w.log.Log(context.Background(), level, line, "from", "gossip")
+	w.to.Log(context.Background(), level, line, "from", "gossip")
 	return len(p), nil
 }
 
-// conflicts remembers the newest complaint about a second host of the same name.
-type conflicts struct {
-	mu   sync.Mutex
-	text string
-	at   time.Time
-}
-
-func (c *conflicts) note(text string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.text, c.at = text, time.Now()
-}
-
-func (c *conflicts) recent() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.Since(c.at) > time.Minute {
-		return ""
+func (w *lineWriter) again(line string) bool {
+	key := strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, line)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if t, ok := w.seen[key]; ok && now.Sub(t) < repeatAfter {
+		return true
 	}
-	return c.text
+	if len(w.seen) >= maxSeen {
+		clear(w.seen) // rather show one twice than grow
+	}
+	w.seen[key] = now
+	return false
 }

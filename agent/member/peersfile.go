@@ -1,27 +1,38 @@
 package member
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 )
 
-// maxPeers bounds the file: addresses of boards that changed theirs pile up slowly.
-const maxPeers = 256
+// Bounds of the file. A line has some 25 bytes.
+const (
+	maxPeers     = 256
+	maxPeersFile = 64 << 10
+)
 
-// peersFile remembers at which addresses members were, newest last.
+// peersFile remembers where members were: a line each, "10.0.0.1:7946 n1", newest
+// last. A member has one line; a new address takes the place of its old one.
 type peersFile struct {
 	path  string
-	addrs []string
+	peers []known
 	dirty bool
 }
 
+type known struct {
+	addr netip.AddrPort
+	node string
+}
+
+// readPeers reads the file; one that is not there is empty.
 func readPeers(path string) (*peersFile, error) {
 	p := &peersFile{path: path}
 	if path == "" {
@@ -35,53 +46,87 @@ func readPeers(path string) (*peersFile, error) {
 		return nil, fmt.Errorf("read the addresses of the members: %w", err)
 	}
 	defer f.Close()
-	sc := bufio.NewScanner(f)
-	for sc.Scan() && len(p.addrs) < maxPeers {
-		// A damaged line is no reason to forget the others, nor to stop.
-		if a := strings.TrimSpace(sc.Text()); validAddr(a) && !slices.Contains(p.addrs, a) {
-			p.addrs = append(p.addrs, a)
-		}
+	text, err := io.ReadAll(io.LimitReader(f, maxPeersFile))
+	if err != nil {
+		return nil, fmt.Errorf("read the addresses of the members: %w", err)
 	}
+	p.parse(text)
 	return p, nil
 }
 
-func validAddr(a string) bool {
-	h, port, err := net.SplitHostPort(a)
-	return err == nil && net.ParseIP(h) != nil && port != "" && len(a) < 64
+// parse takes what it understands: a damaged line is no reason to forget the
+// others, nor to stop the agent.
+func (p *peersFile) parse(text []byte) {
+	for line := range bytes.Lines(text) {
+		f := strings.Fields(string(line))
+		if len(f) != 2 {
+			continue
+		}
+		if a, err := netip.ParseAddrPort(f[0]); err == nil {
+			p.add(a, f[1])
+		}
+	}
+	p.dirty = false
 }
 
-func (p *peersFile) list() []string { return p.addrs }
-
-func (p *peersFile) add(addr string) {
-	if slices.Contains(p.addrs, addr) || !validAddr(addr) {
+// add notes that node is at addr.
+func (p *peersFile) add(addr netip.AddrPort, node string) {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	k := known{addr, node}
+	if !addr.IsValid() || addr.Port() == 0 || addr.Addr().Zone() != "" || !plainName(node) || slices.Contains(p.peers, k) {
 		return
 	}
-	p.addrs = append(p.addrs, addr)
-	if len(p.addrs) > maxPeers {
-		p.addrs = p.addrs[1:]
+	p.peers = slices.DeleteFunc(p.peers, func(o known) bool { return o.node == node || o.addr == addr })
+	p.peers = append(p.peers, k)
+	if len(p.peers) > maxPeers {
+		p.peers = p.peers[1:]
 	}
 	p.dirty = true
 }
 
-// save writes the file if the set changed.
+// plainName keeps a name from breaking the file.
+func plainName(s string) bool {
+	return s != "" && len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+}
+
+// save writes the file if the set changed, whole or not at all.
 func (p *peersFile) save() error {
 	if !p.dirty || p.path == "" {
 		return nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(p.path), ".peers-*")
+	var text strings.Builder
+	for _, k := range p.peers {
+		fmt.Fprintf(&text, "%s %s\n", k.addr, k.node)
+	}
+	if err := replaceFile(p.path, text.String()); err != nil {
+		return fmt.Errorf("remember the addresses of the members: %w", err)
+	}
+	p.dirty = false
+	return nil
+}
+
+func replaceFile(path, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".peers-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	if _, err = f.WriteString(strings.Join(p.addrs, "\n") + "\n"); err == nil {
+	if _, err = f.WriteString(text); err == nil {
 		err = f.Sync()
 	}
 	if err2 := f.Close(); err == nil {
 		err = err2
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), p.path)
+		err = os.Rename(f.Name(), path)
 	}
-	p.dirty = err != nil
-	return err
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }

@@ -1,9 +1,3 @@
-// Package member is the gossip pool: who is there, at which address, alive or
-// failed, and the few tags that everybody should know of everybody. It wraps Serf.
-//
-// Serf's own snapshot file is not used: it writes while nothing changes, is not
-// synced, and forgets failed members. Instead the addresses once seen are kept in
-// a small file, written when the set changes, and joined again for ever.
 package member
 
 import (
@@ -13,10 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
-	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -27,61 +18,78 @@ import (
 // Status of a member.
 type Status string
 
-// The statuses of Serf that matter to others.
+// The statuses. Serf tells nobody whom it suspects, so there is none for it.
 const (
 	Alive  Status = "alive"
-	Failed Status = "failed"
-	Left   Status = "left"
+	Failed Status = "failed" // gone without a word
+	Left   Status = "left"   // gone on purpose, or about to
 )
 
 // Member is a host in the pool.
 type Member struct {
 	Node   string
-	Addr   string // IP address
+	Addr   string // IP address; of one that is gone, the last known
 	Port   int    // gossip port
 	Status Status
 	Tags   map[string]string
+	// SeenAt is when this host last knew it to be alive: now for those that are.
+	SeenAt time.Time
 }
 
-// MaxTags is what all tags of a member may weigh together, encoded (memberlist's
-// limit for a node's metadata).
+// MaxTags is what all tags of a member may weigh together, encoded: memberlist's
+// limit for a node's metadata, 512 bytes.
 const MaxTags = memberlist.MetaMaxSize
 
 // Config of a [Pool].
 type Config struct {
-	Node          string
-	BindAddr      string
-	Port          int
-	AdvertiseAddr string // "" = BindAddr
+	Node          string // name; must be unique
+	BindAddr      string // IP address to listen on, or 0.0.0.0
+	Port          int    // tcp and udp
+	AdvertiseAddr string // IP address for the others; "" = BindAddr
 	Key           []byte // gossip is always encrypted: 16, 24 or 32 bytes
 	Tags          map[string]string
-	PeersFile     string // "" = remember nothing
+	PeersFile     string // where members were; "" = remember nothing
 	// Join lists addresses (host:port) that may be members: configured, discovered.
-	Join      func() []string
-	Transport memberlist.NodeAwareTransport // nil = the network
+	// It is called in every round of joining, seconds apart while this host is
+	// alone, else once a minute, and should end with ctx at the latest. This
+	// host's own address may be among them.
+	Join func(ctx context.Context) []string
+	// Transport opens the network; nil = the real one. It is called again by
+	// Restart. (memberlist.MockNetwork will not do where members fail: sending to a
+	// transport that was shut down blocks for ever.)
+	Transport func(bindAddr string, port int) (memberlist.NodeAwareTransport, error)
 	Log       *slog.Logger
 }
 
 // Pool is this host's part in the gossip.
 type Pool struct {
-	cfg      Config
-	log      *slog.Logger
-	events   chan serf.Event
-	changes  chan struct{}
-	conflict conflicts
+	cfg     Config
+	log     *slog.Logger
+	changes chan struct{} // all of these are buffered by one
+	newTags chan struct{}
+	restart chan string
+	names   *conflicts
 
-	mu     sync.Mutex
-	serf   *serf.Serf
-	tags   map[string]string
-	tried  bool // the first round of joining is over
-	joined bool
-	peers  *peersFile
+	leaving sync.WaitGroup // calls of Serf's Leave; Run waits for them
+
+	mu      sync.Mutex
+	serf    *serf.Serf // of the newest session, nil before the first
+	running bool       // serf is not shut down
+	tags    map[string]string
+	seen    map[string]time.Time // last alive, of those that are not
+	ready   bool
+	left    bool
+	peers   *peersFile
+	cursor  int // in peers, for the next round
 }
 
 // New makes a pool; [Pool.Run] enters it.
 func New(cfg Config) (*Pool, error) {
-	if len(cfg.Key) == 0 {
-		return nil, errors.New("gossip without a key is not allowed: `relevo init` or `relevo join` makes one")
+	if n := len(cfg.Key); n != 16 && n != 24 && n != 32 {
+		return nil, fmt.Errorf("enter the gossip pool: a key of 16, 24 or 32 bytes is needed, and there are %d: `relevo init` or `relevo join` makes one", n)
+	}
+	if cfg.Node == "" || cfg.Log == nil {
+		return nil, errors.New("enter the gossip pool: node and log are needed")
 	}
 	if err := checkTags(cfg.Tags); err != nil {
 		return nil, err
@@ -90,19 +98,30 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Pool{cfg: cfg, log: cfg.Log, events: make(chan serf.Event, 256), changes: make(chan struct{}, 1),
-		tags: maps.Clone(cfg.Tags), peers: peers}, nil
+	return &Pool{cfg: cfg, log: cfg.Log,
+		changes: make(chan struct{}, 1), newTags: make(chan struct{}, 1), restart: make(chan string, 1),
+		names: newConflicts(cfg.Node, cfg.Log), tags: maps.Clone(cfg.Tags), seen: map[string]time.Time{}, peers: peers}, nil
 }
 
-// checkTags estimates the encoded size: each string costs its bytes and up to
-// three of framing.
-func checkTags(tags map[string]string) error {
-	size := 4
-	for k, v := range tags {
-		size += len(k) + len(v) + 6
+// tagsSize is what Serf makes of tags: a byte of its own, then MessagePack in its
+// old form.
+func tagsSize(tags map[string]string) int {
+	head := func(n, small int) int {
+		if n < small {
+			return 1
+		}
+		return 3
 	}
-	if size > MaxTags {
-		return fmt.Errorf("the tags of this member weigh %d bytes; %d is all that gossip carries", size, MaxTags)
+	size := 1 + head(len(tags), 16)
+	for k, v := range tags {
+		size += head(len(k), 32) + len(k) + head(len(v), 32) + len(v)
+	}
+	return size
+}
+
+func checkTags(tags map[string]string) error {
+	if size := tagsSize(tags); size > MaxTags {
+		return fmt.Errorf("the tags of this member weigh %d bytes, and %d are all that gossip carries", size, MaxTags)
 	}
 	return nil
 }
@@ -112,234 +131,184 @@ func checkTags(tags map[string]string) error {
 // 61 M, and 20 wake-ups a second instead of 50 (measured with 4 members); a dead
 // host is declared failed some seconds later for it. That is affordable because
 // the lease, not the gossip, decides about a failover.
-func (p *Pool) settings() *serf.Config {
+func (p *Pool) settings(advertise string, events chan<- serf.Event) (*serf.Config, error) {
+	bind := cmp.Or(p.cfg.BindAddr, "0.0.0.0")
+	if bind == cmp.Or(p.cfg.AdvertiseAddr, bind) && bind != "0.0.0.0" && bind != "::" {
+		bind = advertise // the one address of this host, which may have changed
+	}
 	ml := memberlist.DefaultLANConfig()
-	ml.Name = p.cfg.Node
-	ml.BindAddr, ml.BindPort = p.cfg.BindAddr, p.cfg.Port
-	ml.AdvertiseAddr, ml.AdvertisePort = cmp.Or(p.cfg.AdvertiseAddr, p.cfg.BindAddr), p.cfg.Port
+	ml.BindAddr, ml.BindPort = bind, p.cfg.Port
+	ml.AdvertiseAddr, ml.AdvertisePort = advertise, p.cfg.Port
 	ml.SecretKey = p.cfg.Key
 	ml.GossipInterval = 500 * time.Millisecond
 	ml.ProbeInterval, ml.ProbeTimeout = 2*time.Second, time.Second
+	ml.SuspicionMult = 3 // of slower probes: 6 s to object, where the LAN profile has 4 s
 	ml.PushPullInterval = time.Minute
 	ml.DeadNodeReclaimTime = time.Second // a host that came back with a new address is itself
-	ml.TCPTimeout = 5 * time.Second
-	ml.Transport = p.cfg.Transport
-	ml.Logger = newLogger(p.log, &p.conflict)
+	ml.TCPTimeout = 3 * time.Second      // on a LAN; it also bounds how long an end can take
+	ml.Logger = newLogger(p.log)
+	if p.cfg.Transport != nil {
+		t, err := p.cfg.Transport(bind, p.cfg.Port)
+		if err != nil {
+			return nil, err
+		}
+		ml.Transport = t
+	}
 
 	c := serf.DefaultConfig()
 	c.Init()
 	c.NodeName = p.cfg.Node
 	c.MemberlistConfig = ml
-	c.Tags = maps.Clone(p.tags)
-	c.EventCh = p.events
-	c.LogOutput = nil
-	c.Logger = ml.Logger
+	c.EventCh = events
+	c.Logger, c.LogOutput = ml.Logger, nil
+	c.Merge = p.names
 	c.DisableCoordinates = true
-	c.EnableNameConflictResolution = false // it would shut this agent's Serf down, silently
-	c.ReconnectTimeout = 10 * 365 * 24 * time.Hour
+	c.EnableNameConflictResolution = false         // see the package's doc
+	c.ReconnectTimeout = 10 * 365 * 24 * time.Hour // never give a failed one up
 	c.TombstoneTimeout = 24 * time.Hour
+	c.BroadcastTimeout = 2 * time.Second
 	c.LeavePropagateDelay = time.Second
 	c.MsgpackUseNewTimeFormat = true
-	return c
+	return c, nil
 }
 
-// Run takes part until ctx ends. It fails only if it cannot begin.
-func (p *Pool) Run(ctx context.Context) error {
-	s, err := serf.Create(p.settings())
-	if err != nil {
-		return fmt.Errorf("enter the gossip pool at %s: %w; is another agent using the port?",
-			net.JoinHostPort(p.cfg.BindAddr, strconv.Itoa(p.cfg.Port)), err)
-	}
-	p.mu.Lock()
-	p.serf = s
-	p.mu.Unlock()
-	var wg sync.WaitGroup
-	wg.Go(func() { p.rejoin(ctx) })
-	defer func() {
-		wg.Wait()
-		s.Shutdown()
-		<-s.ShutdownCh()
-	}()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.ShutdownCh():
-			return errors.New("the gossip ended by itself")
-		case ev := <-p.events:
-			p.observe(ev)
-		}
-	}
-}
+// Changes signals that something about the members changed, or may have; several
+// changes may be one signal.
+func (p *Pool) Changes() <-chan struct{} { return p.changes }
 
-func (p *Pool) observe(ev serf.Event) {
-	me, ok := ev.(serf.MemberEvent)
-	if !ok {
-		return
-	}
-	for _, m := range me.Members {
-		p.log.Info("member "+me.Type.String(), "node", m.Name, "addr", m.Addr.String())
-	}
-	p.mu.Lock()
-	for _, m := range p.serf.Members() {
-		if m.Name != p.cfg.Node && m.Status == serf.StatusAlive {
-			p.joined = true
-			p.peers.add(net.JoinHostPort(m.Addr.String(), strconv.Itoa(int(m.Port))))
-		}
-	}
-	err := p.peers.save()
-	p.mu.Unlock()
-	if err != nil {
-		p.log.Error("addresses of the members not remembered", "err", err)
-	}
-	p.changed()
-}
+func (p *Pool) changed() { kick(p.changes) }
 
-func (p *Pool) changed() {
+func kick(c chan struct{}) {
 	select {
-	case p.changes <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// rejoin looks for the others for ever: quickly while alone, every minute for
-// addresses that should be members and are not, so that two halves of a pool find
-// each other after any break.
-func (p *Pool) rejoin(ctx context.Context) {
-	const most, settled = 15 * time.Second, time.Minute
-	for wait := time.Second; ; {
-		if missing := p.missing(); len(missing) > 0 {
-			n, err := p.serf.Join(missing, true)
-			p.log.Debug("joining", "tried", len(missing), "reached", n, "err", err)
-		}
-		p.mu.Lock()
-		p.tried = true
-		alone := p.alone()
-		p.mu.Unlock()
-		p.changed()
-		pause := settled
-		if alone {
-			pause, wait = wait, min(2*wait, most)
-		} else {
-			wait = time.Second
-		}
-		t := time.NewTimer(pause/2 + rand.N(pause))
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return
-		case <-t.C:
-		}
-	}
-}
-
-// alone says whether no other member is alive; p.mu is held.
-func (p *Pool) alone() bool {
-	for _, m := range p.serf.Members() {
-		if m.Name != p.cfg.Node && m.Status == serf.StatusAlive {
-			return false
-		}
-	}
-	return true
-}
-
-// missing are the known addresses at which no member is alive.
-func (p *Pool) missing() []string {
-	var join []string
-	if p.cfg.Join != nil {
-		join = p.cfg.Join()
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	have := map[string]bool{net.JoinHostPort(cmp.Or(p.cfg.AdvertiseAddr, p.cfg.BindAddr), strconv.Itoa(p.cfg.Port)): true}
-	for _, m := range p.serf.Members() {
-		if m.Status == serf.StatusAlive {
-			have[net.JoinHostPort(m.Addr.String(), strconv.Itoa(int(m.Port)))] = true
-		}
-	}
-	all := append(join, p.peers.list()...)
-	slices.Sort(all)
-	all = slices.Compact(all)
-	return slices.DeleteFunc(all, func(a string) bool { return have[a] })
-}
-
-// Changes signals that something about the members changed; several changes may be
-// one signal.
-func (p *Pool) Changes() <-chan struct{} { return p.changes }
-
-// Ready says whether this host is really a member: it has met another one, or has
-// looked for others and there are none.
+// Ready says whether this host is really a member: it has met another one, or a
+// first round of joining is over and nobody is known at all. Once true it stays so.
 func (p *Pool) Ready() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.serf != nil && (p.joined || p.tried)
+	return p.ready
 }
 
-// Members are all that are known, by name.
-func (p *Pool) Members() []Member {
+// Err is the standing complaint about this host's membership, which goes on all
+// the same: an [ErrNameConflict], or nil.
+func (p *Pool) Err() error { return p.names.err() }
+
+func (p *Pool) session() *serf.Serf {
 	p.mu.Lock()
-	s := p.serf
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	return p.serf
+}
+
+// Members are all that are known, by name, this host included. Nobody is known
+// before Run.
+func (p *Pool) Members() []Member {
+	s := p.session()
 	if s == nil {
 		return nil
 	}
-	var out []Member
-	for _, m := range s.Members() {
-		st := Status(m.Status.String())
-		switch m.Status {
-		case serf.StatusLeaving:
-			st = Left
-		case serf.StatusNone:
-			st = Failed
+	list, now := s.Members(), time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]Member, 0, len(list))
+	for _, m := range list {
+		st, at := status(m.Status), now
+		if st != Alive {
+			// Serf's word may be here before its event.
+			if t, ok := p.seen[m.Name]; ok {
+				at = t
+			}
 		}
-		out = append(out, Member{m.Name, m.Addr.String(), int(m.Port), st, m.Tags})
+		out = append(out, Member{m.Name, m.Addr.String(), int(m.Port), st, maps.Clone(m.Tags), at})
 	}
 	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.Node, b.Node) })
 	return out
 }
 
-// Lookup finds one member.
-func (p *Pool) Lookup(node string) (Member, bool) {
-	for _, m := range p.Members() {
-		if m.Node == node {
-			return m, true
-		}
+func status(s serf.MemberStatus) Status {
+	switch s {
+	case serf.StatusAlive:
+		return Alive
+	case serf.StatusLeaving, serf.StatusLeft:
+		return Left
 	}
-	return Member{}, false
+	return Failed
 }
 
-// Conflict is the newest message about another host with this host's name, "" if
-// none was seen in the last minute.
-func (p *Pool) Conflict() string { return p.conflict.recent() }
+// Lookup is the last known IP address of a member, gone or not, met in this life or
+// an earlier one; false = never met.
+func (p *Pool) Lookup(node string) (addr string, ok bool) {
+	if s := p.session(); s != nil {
+		for _, m := range s.Members() {
+			if m.Name == node {
+				return m.Addr.String(), true
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.peers.peers {
+		if k.node == node {
+			return k.addr.Addr().String(), true
+		}
+	}
+	return "", false
+}
 
-// SetTags gossips new tags; unchanged ones are not sent again.
+// SetTags replaces this member's tags. Their encoded size is bounded by [MaxTags];
+// the error names it, and the old ones stay. It does not wait: the gossip is sent
+// by Run, and only if something changed.
 func (p *Pool) SetTags(tags map[string]string) error {
 	if err := checkTags(tags); err != nil {
 		return err
 	}
 	p.mu.Lock()
-	s, same := p.serf, maps.Equal(tags, p.tags)
-	if !same {
-		p.tags = maps.Clone(tags)
-	}
+	same := maps.Equal(tags, p.tags)
+	p.tags = maps.Clone(tags)
 	p.mu.Unlock()
-	if s == nil || same {
-		return nil
-	}
-	// Not under the lock: Serf waits until the news is on its way.
-	if err := s.SetTags(maps.Clone(tags)); err != nil {
-		return fmt.Errorf("gossip the tags: %w", err)
+	if !same {
+		kick(p.newTags)
 	}
 	return nil
 }
 
-// Leave tells the others that this host goes on purpose.
-func (p *Pool) Leave() error {
+// Restart takes part from another address of this host, after it has lost the old
+// one: it leaves and enters again, unless it has left for good. It does not wait.
+func (p *Pool) Restart(advertiseAddr string) {
+	for {
+		select {
+		case p.restart <- advertiseAddr:
+			return
+		case <-p.restart: // the newest counts
+		}
+	}
+}
+
+// Leave tells the others that this host goes on purpose, and does not join again.
+// It waits until they should know, some seconds at most, or ctx ends. Run goes on
+// until its own context ends.
+func (p *Pool) Leave(ctx context.Context) error {
+	done := make(chan error, 1)
 	p.mu.Lock()
-	s := p.serf
+	p.left = true
+	s, running := p.serf, p.running
+	if running {
+		p.leaving.Go(func() { done <- s.Leave() }) // 5 s at most, see settings
+	}
 	p.mu.Unlock()
-	if s == nil {
+	if !running {
 		return nil
 	}
-	return s.Leave()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("leave the gossip pool: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("leave the gossip pool: %w; the others will see a failure instead", ctx.Err())
+	}
 }

@@ -105,6 +105,9 @@ func serial() *big.Int {
 
 func loadAuthority(dir string) (*authority, error) {
 	cert, err := readCert(filepath.Join(dir, caCertFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("this host belongs to no cluster yet (%w): `relevo init` founds one", err)
+	}
 	if err != nil {
 		return nil, err
 	}

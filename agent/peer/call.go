@@ -76,11 +76,10 @@ func (p *Port) dial(ctx context.Context, node, proto string) (net.Conn, error) {
 // explain turns what a refused certificate looks like into words.
 func explain(err error) error {
 	var unknown x509.UnknownAuthorityError
-	var alert tls.AlertError
 	switch {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%w (it belongs to another cluster)", err)
-	case errors.As(err, &alert), strings.Contains(err.Error(), "remote error: tls: bad certificate"):
+	case strings.Contains(err.Error(), "remote error: tls: "): // the alert's type is not exported
 		return fmt.Errorf("%w (it does not accept our certificate: another cluster? its journal says more)", err)
 	}
 	return err

@@ -43,11 +43,11 @@ type PortConfig struct {
 // Port is the one port of an agent: what others reach it by, and what it reaches
 // others by.
 type Port struct {
-	cfg    PortConfig
-	raft   *RaftLayer
-	server *http.Server
-	limits *admission
-	wails  complaints
+	cfg     PortConfig
+	raft    *RaftLayer
+	server  *http.Server
+	limits  *admission
+	refused complaints
 
 	mu      sync.Mutex
 	closed  bool
@@ -107,8 +107,11 @@ func (p *Port) Run(ctx context.Context) error {
 	defer all.Wait()
 	defer cancel()
 	web := &chanListener{addr: p.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}
-	// Requests end with the port, also those whose client will never say so.
-	p.server.BaseContext = func(net.Listener) context.Context { return ctx }
+	// Requests end with the port, also those whose client will never say so. But
+	// first their connections: a handler that gives up must not look like one that
+	// is done.
+	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
+	p.server.BaseContext = func(net.Listener) context.Context { return requests }
 	p.server.ConnState = func(_ net.Conn, s http.ConnState) {
 		switch s {
 		case http.StateNew:
@@ -125,6 +128,7 @@ func (p *Port) Run(ctx context.Context) error {
 		<-ctx.Done()
 		close(web.done)
 		p.Close()
+		endRequests()
 	})
 	for pause := time.Duration(0); ; {
 		c, err := p.cfg.Listener.Accept()
@@ -152,7 +156,7 @@ func (p *Port) Run(ctx context.Context) error {
 		at, err := p.limits.enter(c.RemoteAddr())
 		if err != nil {
 			c.Close() // a peer tries again
-			p.wails.warn(p.cfg.Log, "refused a connection to the peer port", c.RemoteAddr(), err)
+			p.refused.warn(p.cfg.Log, "refused a connection to the peer port", c.RemoteAddr(), err)
 			continue
 		}
 		all.Go(func() { p.greet(ctx, c, at, web) })
@@ -215,7 +219,7 @@ func (p *Port) greet(ctx context.Context, c net.Conn, at *place, web *chanListen
 		c.Close()
 		pc.closed()
 		if ctx.Err() == nil {
-			p.wails.warn(p.cfg.Log, "refused a connection to the peer port", c.RemoteAddr(), err)
+			p.refused.warn(p.cfg.Log, "refused a connection to the peer port", c.RemoteAddr(), err)
 		}
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,6 +34,15 @@ type Journal struct {
 	OwnTerm uint64 `json:"own_term,omitempty"`
 
 	path string
+	own  atomic.Uint64 // OwnTerm, for other goroutines
+}
+
+// Own is OwnTerm; it may be asked while a takeover runs.
+func (j *Journal) Own() uint64 { return j.own.Load() }
+
+func (j *Journal) setOwn(term uint64) {
+	j.OwnTerm = term
+	j.own.Store(term)
 }
 
 // OpenJournal reads the journal at path; a missing file is an empty journal. A
@@ -52,6 +62,7 @@ func OpenJournal(path string) (*Journal, error) {
 	if err := dec.Decode(j); err != nil {
 		return nil, fmt.Errorf("the takeover journal %s is damaged (%w); see whether the datastore of this host is whole, then move the file away: the host starts as a standby", path, err)
 	}
+	j.own.Store(j.OwnTerm)
 	return j, nil
 }
 

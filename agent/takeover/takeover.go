@@ -106,7 +106,7 @@ func (t *Takeover) Promote(ctx context.Context, term uint64, own bool) ([]StepRe
 			if err := t.Data.Bump(ctx, term, from); err != nil {
 				return err
 			}
-			j.OwnTerm = term
+			j.setOwn(term)
 			return nil
 		}}
 	}
@@ -114,7 +114,7 @@ func (t *Takeover) Promote(ctx context.Context, term uint64, own bool) ([]StepRe
 	switch {
 	case j.OwnTerm == term:
 	case own && j.OwnTerm == 0: // the first master: nobody has seen any revision but its own
-		j.OwnTerm = term
+		j.setOwn(term)
 		if err := j.save(); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,343 @@
+// Package agent is the node agent: it builds the parts from the configuration,
+// joins them, runs them and stops them.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/leasefile"
+	"relevo.dev/relevo/agent/member"
+	"relevo.dev/relevo/agent/peer"
+	"relevo.dev/relevo/agent/quorum"
+	"relevo.dev/relevo/agent/takeover"
+	"relevo.dev/relevo/avahi"
+	"relevo.dev/relevo/health"
+	"relevo.dev/relevo/systemd"
+)
+
+// Options are what the command line knows and the configuration does not, and what
+// the demo and the tests put in the place of the real host.
+type Options struct {
+	Version    string
+	Log        *slog.Logger
+	ConfigPath string
+
+	Host  func(h HostConfig) (*Host, error) // nil = the real one
+	Net   *Net                              // nil = the real one
+	Clock Clock                             // nil = CLOCK_BOOTTIME
+}
+
+// Net is a network.
+type Net struct {
+	Listen func(addr string) (net.Listener, error)
+	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	Gossip func(ip string, port int) (memberlist.NodeAwareTransport, error)
+}
+
+// HostConfig is what a [Host] is made from.
+type HostConfig struct {
+	Config    *config.Config
+	ClusterID string
+	Node      string
+	Interface string
+	Clock     Clock
+	// Term is the newest term that this host knows; Serving the one whose datastore
+	// it gives to standbys, as long as it may.
+	Term    func() uint64
+	Serving func() (term uint64, serving bool)
+	// Follow asks the present master.
+	Follow replicaGetter
+	Log    *slog.Logger
+}
+
+// agent is the parts of one.
+type agent struct {
+	cfg     *config.Config
+	opts    Options
+	log     *slog.Logger
+	id      *peer.Identity
+	clock   Clock
+	addr    netip.Addr
+	founder bool
+	started time.Time
+
+	port    *peer.Port
+	pool    *member.Pool
+	quorum  *quorum.Quorum
+	board   *avahi.Board
+	monitor *health.Monitor
+	notify  *systemd.Notifier
+	host    *Host
+	loop    *loop
+	worker  *worker
+	journal *takeover.Journal
+	api     *api.Server
+
+	turned  atomic.Int64  // when the loop turned last, on clock
+	term    atomic.Uint64 // newest known
+	serving atomic.Uint64 // term whose datastore this host gives away; 0 = none
+	ownRev  atomic.Uint64 // newest revision at the control plane's own path
+	apiErr  atomic.Pointer[string]
+	steps   atomic.Pointer[[]takeover.StepRecord]
+	seen    seenMembers
+	drained drain
+	factMu  sync.Mutex
+	fact    chan struct{} // closed and forgotten at every change of the replicated state
+}
+
+// Run runs the agent until ctx ends.
+func Run(ctx context.Context, cfg *config.Config, opts Options) error {
+	a := &agent{cfg: cfg, opts: opts, log: opts.Log, clock: opts.Clock, started: time.Now(), notify: systemd.NewNotifier()}
+	if a.clock == nil {
+		a.clock = leasefile.Boottime
+	}
+	if err := a.build(ctx); err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
+
+// build makes every part; nothing runs yet.
+func (a *agent) build(ctx context.Context) (err error) {
+	cfg := a.cfg
+	if a.id, err = peer.Load(cfg.Peer.PKIDir); err != nil {
+		return err
+	}
+	if a.id.Node() != cfg.Node {
+		return fmt.Errorf("the configuration names this host %s, its certificate %s: set node: %s, or accept an invitation for %s", cfg.Node, a.id.Node(), a.id.Node(), cfg.Node)
+	}
+	key, err := peer.ReadGossipKey(cfg.Gossip.KeyFile)
+	if err != nil {
+		return err
+	}
+	ifname, addr, err := a.address()
+	if err != nil {
+		return err
+	}
+	a.addr = addr
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(cfg.DataDir, "bootstrap")); err == nil {
+		a.founder = true
+	}
+	if a.journal, err = takeover.OpenJournal(filepath.Join(cfg.DataDir, "takeover.json")); err != nil {
+		return err
+	}
+	a.monitor = health.New(health.Config{DataDir: cfg.DataDir})
+	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Log: a.log})
+	if err := a.buildHost(ifname); err != nil {
+		return err
+	}
+	if err := a.buildLoop(); err != nil {
+		return err
+	}
+	if err := a.buildNet(key); err != nil {
+		return err
+	}
+	a.api, err = api.Listen(api.Config{Socket: cfg.Socket, Group: "relevo", Listen: cfg.HTTP.Listen, Node: cfg.Node, Source: a, Log: a.log})
+	return err
+}
+
+// address is where the others reach this host.
+func (a *agent) address() (ifname string, addr netip.Addr, err error) {
+	if a.cfg.Advertise.IsValid() {
+		return a.cfg.Interface, a.cfg.Advertise, nil
+	}
+	return chooseInterface(a.cfg.Interface, a.vip())
+}
+
+func (a *agent) vip() netip.Addr {
+	if c := a.cfg.Candidate; c != nil && c.VIP != nil {
+		return c.VIP.Address.Addr()
+	}
+	return netip.Addr{}
+}
+
+func (a *agent) buildHost(ifname string) (err error) {
+	if a.cfg.Candidate == nil {
+		return nil
+	}
+	mk := a.opts.Host
+	if mk == nil {
+		mk = realHost
+	}
+	a.host, err = mk(HostConfig{
+		Config: a.cfg, ClusterID: a.id.ClusterID(), Node: a.cfg.Node, Interface: ifname, Clock: a.clock, Log: a.log,
+		Term:    a.term.Load,
+		Serving: func() (uint64, bool) { t := a.serving.Load(); return t, t != 0 },
+		Follow:  a.follow,
+	})
+	return err
+}
+
+func (a *agent) buildLoop() error {
+	tm := lease.Timings{TTL: a.cfg.LeaseTTL}
+	a.loop = &loop{
+		node: a.cfg.Node, tm: tm, clock: a.clock, log: a.log, host: a.host, journal: a.journal,
+		events: make(chan lease.Event, 256), calls: make(chan func()), asks: map[uint64]chan answer{},
+		arbiter: lease.NewArbiter(a.cfg.Node, tm, lease.Policy{MaxLag: a.cfg.MaxLag, MaxFailovers: a.cfg.MaxFailovers}),
+		pulse: func(next time.Duration) {
+			a.turned.Store(int64(a.clock()))
+			a.notify.Pulse(next)
+		},
+		onFact: a.onFact, onPhase: a.onPhase, report: a.candidate, drain: a.drain,
+	}
+	known, err := readKnown(a.knownPath())
+	if err != nil {
+		return err
+	}
+	a.term.Store(known.Term)
+	if a.host == nil {
+		return nil
+	}
+	a.worker = newWorker(takeover.New(takeover.Config{
+		ControlPlane: a.host.ControlPlane, Data: a.host.Data, Address: a.host.Address, API: a.host.API,
+		StartTimeout: a.cfg.Candidate.ControlPlane.API.StartTimeout, Journal: a.journal, Log: a.log,
+	}), a.host.Follower, a.log)
+	a.worker.guard, a.worker.clock = a.host.Guard, a.clock
+	a.worker.post, a.worker.finished = a.loop.post, a.finished
+	a.loop.worker = a.worker
+	return nil
+}
+
+// prepareHost finds out what runs here and what an earlier process of this boot
+// left behind, and makes the holder machine from it.
+func (a *agent) prepareHost(ctx context.Context) (active bool, err error) {
+	if err := a.host.Prepare(ctx); err != nil {
+		return false, err
+	}
+	if active, err = a.host.ControlPlane.AnyActive(ctx); err != nil {
+		return active, err
+	}
+	was, err := a.host.LeaseNote.Read()
+	if err != nil {
+		// A damaged note is no lease; what runs is stopped as soon as the state is known.
+		a.log.Error("the note of the lease cannot be read", "err", err)
+	}
+	if rev, err := a.host.Data.OwnRevision(ctx); err != nil {
+		a.log.Warn("this host's own datastore cannot be read", "err", err)
+	} else {
+		a.ownRev.Store(rev)
+	}
+	a.loop.holder = lease.NewHolder(a.cfg.Node, a.loop.tm, was, active)
+	if a.host.Address != nil && !active {
+		// Left over from a crash: without the lease the address is not ours.
+		if err := a.host.Address.Release(ctx); err != nil {
+			a.log.Error("left-over virtual IP not removed", "err", err)
+		}
+	}
+	known, err := readKnown(a.knownPath())
+	if err != nil {
+		return active, err
+	}
+	if known.Term > 0 {
+		a.loop.known = &known
+	}
+	a.log.Info("candidate", "control_plane_active", active, "lease_term", was.Term, "known_term", known.Term, "own_revision", a.ownRev.Load())
+	return active, nil
+}
+
+func (a *agent) buildNet(key []byte) (err error) {
+	nw := a.opts.Net
+	var gossip func(ip string, port int) (memberlist.NodeAwareTransport, error)
+	listen := net.JoinHostPort(a.addr.String(), strconv.Itoa(a.cfg.Peer.Port))
+	var l net.Listener
+	var dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	if nw != nil {
+		if l, err = nw.Listen(listen); err != nil {
+			return err
+		}
+		gossip, dial = nw.Gossip, nw.Dial
+	}
+	a.pool, err = member.New(member.Config{
+		Node: a.cfg.Node, BindAddr: a.addr.String(), Port: a.cfg.Gossip.Port, Key: key, Tags: a.tags(),
+		PeersFile: filepath.Join(a.cfg.DataDir, "peers"), Join: a.joinAddrs, Transport: gossip, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.port, err = peer.Listen(peer.PortConfig{
+		Identity: a.id, Listener: l, Address: listen, Handler: a.loop.handler(a.summary, a.note),
+		Dial: dial, Resolve: a.resolve, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.loop.peers = a.port
+	dir := filepath.Join(a.cfg.DataDir, "raft")
+	if a.opts.Net != nil && a.opts.Clock != nil {
+		dir = "" // whole-agent tests restart from what the network of the test remembers
+	}
+	a.quorum, err = quorum.Open(quorum.Config{
+		Node: a.cfg.Node, Cluster: a.id.ClusterID(), Dir: dir, Bootstrap: a.founder, Voter: a.cfg.Voter,
+		Stream: raftStream{a.port.RaftLayer()}, TTL: a.cfg.LeaseTTL, Log: a.log,
+	})
+	if err != nil {
+		a.port.Close()
+		return err
+	}
+	a.loop.quorum = a.quorum
+	return nil
+}
+
+// raftStream fits the peer port's layer to raft's interface.
+type raftStream struct{ *peer.RaftLayer }
+
+func (s raftStream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	return s.RaftLayer.Dial(string(to), timeout)
+}
+
+// run starts every part and waits for all of them.
+func (a *agent) run(ctx context.Context) error {
+	active := false
+	if a.host != nil {
+		var err error
+		if active, err = a.prepareHost(ctx); err != nil {
+			return errors.Join(err, a.port.Close(), a.quorum.Close(), a.api.Close())
+		}
+	}
+	a.log.Info("agent starts", "node", a.cfg.Node, "cluster", a.id.Cluster(), "addr", a.addr.String(), "version", a.opts.Version, "lease_ttl", a.cfg.LeaseTTL)
+	g, ctx := errgroup.WithContext(ctx)
+	// What must outlive ctx a little does so in its own Run.
+	g.Go(func() error { return a.port.Run(ctx) })
+	g.Go(func() error { return a.pool.Run(ctx) })
+	g.Go(func() error { return a.quorum.Run(ctx) })
+	g.Go(func() error { return a.board.Run(ctx) })
+	g.Go(func() error { return a.monitor.Run(ctx, nil) })
+	g.Go(func() error { return a.api.Run(ctx) })
+	g.Go(func() error { return a.loop.run(ctx) })
+	g.Go(func() error { return a.steward(ctx) })
+	if a.host != nil {
+		g.Go(func() error { return a.worker.run(ctx, !active) })
+		g.Go(func() error { return a.watchAPI(ctx) })
+		if src, ok := a.host.Source.(interface{ Run(context.Context) error }); ok {
+			g.Go(func() error { return src.Run(ctx) })
+		}
+	}
+	g.Go(func() error {
+		<-ctx.Done()
+		a.notify.Stopping()
+		a.log.Info("agent stops")
+		return nil
+	})
+	return g.Wait()
+}

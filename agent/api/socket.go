@@ -1,0 +1,132 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listenSocket makes the socket under another name, gives it owner and mode, and
+// only then puts it where people look: nobody connects before it is protected.
+func listenSocket(path, group string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	err = os.Chmod(tmp, 0o660)
+	if gid, ok := groupID(group); err == nil && ok {
+		err = os.Chown(tmp, -1, gid)
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		l.Close()
+		os.Remove(tmp)
+		return nil, err
+	}
+	return &socket{UnixListener: l, path: path}, nil
+}
+
+// socket removes its name when it is closed: before that nobody else can have
+// taken it, because we would have answered.
+type socket struct {
+	*net.UnixListener
+	path string
+	once sync.Once
+}
+
+func (s *socket) Close() error {
+	s.once.Do(func() { os.Remove(s.path) })
+	return s.UnixListener.Close()
+}
+
+// removeStale removes a socket that nobody listens on any more.
+func removeStale(path string) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if fi.Mode()&fs.ModeSocket == 0 {
+		return fmt.Errorf("something that is not a socket is in the way: %v", fi.Mode())
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		c.Close()
+		return errors.New("another agent is running: stop it first (systemctl stop relevo)")
+	}
+	return os.Remove(path)
+}
+
+func groupID(name string) (int, bool) {
+	if name == "" || os.Geteuid() != 0 {
+		return 0, false
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, false
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	return gid, err == nil
+}
+
+// Caller is the process at the other end of the socket, as the kernel tells.
+type Caller struct {
+	PID      int32
+	UID, GID uint32
+}
+
+type callerKey struct{}
+
+// CallerOf says who made a request over the socket. There is none over TCP.
+func CallerOf(ctx context.Context) (Caller, bool) {
+	c, ok := ctx.Value(callerKey{}).(Caller)
+	return c, ok
+}
+
+// withCaller asks the kernel who is at the other end of a unix connection.
+func withCaller(ctx context.Context, c net.Conn) context.Context {
+	if l, ok := c.(*limitedConn); ok {
+		c = l.Conn
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil || credErr != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, callerKey{}, Caller{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid})
+}

@@ -1,0 +1,24 @@
+package api
+
+import "context"
+
+// Source knows the answers. Its methods are called from many goroutines and end
+// when ctx does; an error is shown to the person who asked.
+type Source interface {
+	Status(ctx context.Context) (Status, error)
+	Members(ctx context.Context) (Members, error)
+	Services(ctx context.Context) (Services, error)
+	Health(ctx context.Context) (Health, error)
+	History(ctx context.Context) (History, error)
+
+	// Metrics are shown on /metrics. Families may come in any order; two of one
+	// name are a mistake of the Source, and the second is left out.
+	Metrics() []Metric
+
+	// Alive returns an error if the agent's loop has not turned for too long: the
+	// answer to /healthz.
+	Alive(ctx context.Context) error
+	// Ready returns an error while the agent is not really a member: the answer to
+	// /readyz.
+	Ready(ctx context.Context) error
+}

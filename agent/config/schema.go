@@ -1,0 +1,111 @@
+package config
+
+import (
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+// setter checks the value n of the key at path, stores it, or notes what is wrong.
+type setter func(d *decoder, n *yaml.Node, path string)
+
+// field is one key of a section: a value with its setter, or a section of its own.
+type field struct {
+	key      string
+	set      setter
+	sub      func() []field // a section; called when it is there
+	required bool
+}
+
+func value(key string, set setter) field           { return field{key: key, set: set} }
+func need(key string, set setter) field            { return field{key: key, set: set, required: true} }
+func section(key string, sub func() []field) field { return field{key: key, sub: sub} }
+func needSection(key string, sub func() []field) field {
+	return field{key: key, sub: sub, required: true}
+}
+
+// schema is the file as it may be written, storing into c. Reading it top to
+// bottom is reading relevo.yaml.
+func schema(c *Config) []field {
+	return []field{
+		need("cluster", name(&c.Cluster)),
+		value("node", orEmpty(&c.Node, name(&c.Node))),
+		value("data_dir", absPath(&c.DataDir)),
+		value("interface", orEmpty(&c.Interface, interfaceName(&c.Interface))),
+		value("advertise", addr(&c.Advertise)),
+		value("lease_ttl", duration(&c.LeaseTTL, 3*time.Second, time.Minute)),
+		value("max_lag", duration(&c.MaxLag, time.Second, time.Hour)),
+		value("max_failovers", integer(&c.MaxFailovers, 0, 100)),
+		value("voter", boolean(&c.Voter)),
+		section("gossip", func() []field {
+			return []field{
+				value("port", integer(&c.Gossip.Port, 1, 65535)),
+				value("key_file", absPath(&c.Gossip.KeyFile)),
+			}
+		}),
+		section("peer", func() []field {
+			return []field{
+				value("port", integer(&c.Peer.Port, 1, 65535)),
+				value("pki_dir", absPath(&c.Peer.PKIDir)),
+			}
+		}),
+		value("join", list(&c.Join, 64, hostPort)),
+		section("mdns", func() []field {
+			return []field{value("backend", oneOf(&c.MDNS.Backend, BackendAuto, BackendAvahi, BackendZeroconf, BackendOff))}
+		}),
+		section("http", func() []field {
+			return []field{value("listen", orEmpty(&c.HTTP.Listen, listen(&c.HTTP.Listen)))}
+		}),
+		value("socket", socketPath(&c.Socket)),
+		section("log", func() []field {
+			return []field{value("level", level(&c.Log.Level))}
+		}),
+		section("candidate", func() []field {
+			c.Candidate = candidateDefaults()
+			return candidate(c.Candidate)
+		}),
+	}
+}
+
+func candidate(c *Candidate) []field {
+	cp := &c.ControlPlane
+	return []field{
+		value("priority", integer(&c.Priority, -100, 100)),
+		value("never", boolean(&c.Never)),
+		needSection("control_plane", func() []field {
+			return []field{
+				value("kind", oneOf(&cp.Kind, KindUnits)),
+				need("units", list(&cp.Units, 32, unit)),
+				value("standby_units", list(&cp.StandbyUnits, 32, unit)),
+				needSection("datastore", func() []field {
+					return []field{
+						value("kind", oneOf(&cp.Datastore.Kind, DatastoreKine)),
+						need("path", absPath(&cp.Datastore.Path)),
+					}
+				}),
+				value("identity", list(&cp.Identity, 256, identityPath)),
+				needSection("api", func() []field { return api(&cp.API) }),
+			}
+		}),
+		section("vip", func() []field {
+			c.VIP = &VIP{}
+			return []field{
+				need("address", vipAddress(&c.VIP.Address)),
+				value("interface", orEmpty(&c.VIP.Interface, interfaceName(&c.VIP.Interface))),
+				need("port", integer(&c.VIP.Port, 1, 65535)),
+			}
+		}),
+	}
+}
+
+func api(a *API) []field {
+	return []field{
+		need("url", apiURL(&a.URL)),
+		value("ca_file", orEmpty(&a.CAFile, absPath(&a.CAFile))),
+		value("token_file", orEmpty(&a.TokenFile, absPath(&a.TokenFile))),
+		value("client_cert_file", orEmpty(&a.ClientCertFile, absPath(&a.ClientCertFile))),
+		value("client_key_file", orEmpty(&a.ClientKeyFile, absPath(&a.ClientKeyFile))),
+		value("start_timeout", duration(&a.StartTimeout, 5*time.Second, 30*time.Minute)),
+		value("grace", duration(&a.Grace, time.Second, time.Hour)),
+	}
+}

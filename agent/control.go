@@ -1,0 +1,202 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/peer"
+)
+
+// What agents say to each other about the lease, as JSON over the peer port. The
+// sender's name is never in the message: the certificate says it.
+type (
+	renewRequest struct {
+		Term    uint64 `json:"term"`
+		Epoch   uint64 `json:"epoch"`
+		Serving bool   `json:"serving"`
+	}
+	renewReply struct {
+		OK  bool   `json:"ok"`
+		Why string `json:"why,omitempty"`
+	}
+	releaseRequest struct {
+		Term uint64 `json:"term"`
+		Why  string `json:"why"`
+		To   string `json:"to,omitempty"`
+	}
+	raftTermReply struct {
+		RaftTerm uint64 `json:"raft_term"`
+	}
+	empty struct{}
+)
+
+const (
+	pathRenew    = "/v1/lease/renew"
+	pathReport   = "/v1/lease/report"
+	pathRelease  = "/v1/lease/release"
+	pathRaftTerm = "/v1/raft/term"
+	pathSummary  = "/v1/summary"
+	pathNote     = "/v1/note"
+	pathReplica  = "/v1/replica/"
+)
+
+// maxMessage bounds a control message; the largest is a report of a few hundred bytes.
+const maxMessage = 64 << 10
+
+var errNoArbiter = errors.New("no arbiter is known: the voters have no quorum, or this host cannot reach them")
+
+// handler is what the peer port serves.
+func (l *loop) handler(say func(context.Context) summary, note func(context.Context, string, noteRequest) (empty, error)) http.Handler {
+	mux := http.NewServeMux()
+	handle(mux, pathRenew, func(ctx context.Context, from string, in renewRequest) (renewReply, error) {
+		return l.renew(ctx, from, in)
+	})
+	handle(mux, pathReport, func(ctx context.Context, from string, in lease.Candidate) (empty, error) {
+		in.Node = from
+		l.post(ctx, lease.Reported{Candidate: in})
+		return empty{}, nil
+	})
+	handle(mux, pathRelease, func(ctx context.Context, from string, in releaseRequest) (empty, error) {
+		l.post(ctx, lease.ReleaseAsked{From: from, Term: in.Term, Why: in.Why, To: in.To})
+		return empty{}, nil
+	})
+	handle(mux, pathRaftTerm, func(context.Context, string, empty) (raftTermReply, error) {
+		return raftTermReply{l.quorum.RaftTerm()}, nil
+	})
+	handle(mux, pathSummary, func(ctx context.Context, _ string, _ empty) (summary, error) {
+		return say(ctx), nil
+	})
+	handle(mux, pathNote, note)
+	if l.host != nil {
+		mux.Handle(pathReplica, l.host.Source)
+	}
+	return mux
+}
+
+// handle mounts a JSON call. Bad input is answered and nothing happens.
+func handle[In, Out any](mux *http.ServeMux, path string, f func(ctx context.Context, from string, in In) (Out, error)) {
+	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		from := peer.NodeOf(r)
+		if from == "" {
+			http.Error(w, "no authenticated peer", http.StatusForbidden)
+			return
+		}
+		var in In
+		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMessage))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&in); err != nil {
+			http.Error(w, fmt.Sprintf("bad message for %s: %v", path, err), http.StatusBadRequest)
+			return
+		}
+		out, err := f(r.Context(), from, in)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(out)
+	})
+}
+
+// maxAsks bounds the renewals that wait for a quorum's word: one holder sends one
+// in TTL/6 and waits TTL/3 for it.
+const maxAsks = 64
+
+// renew asks the arbiter machine of this host.
+func (l *loop) renew(ctx context.Context, from string, in renewRequest) (renewReply, error) {
+	ch := make(chan answer, 1)
+	var id uint64
+	busy := false
+	err := l.view(ctx, func() {
+		if busy = len(l.asks) >= maxAsks; busy {
+			return
+		}
+		l.nextID++
+		id = l.nextID
+		l.asks[id] = ch
+		l.step(l.base, lease.Renewal{ID: id, From: from, Term: in.Term, Epoch: in.Epoch, Serving: in.Serving})
+	})
+	if err != nil {
+		return renewReply{}, err
+	}
+	if busy {
+		return renewReply{}, errBusy
+	}
+	select {
+	case a := <-ch:
+		return renewReply{a.ok, a.why}, nil
+	case <-ctx.Done():
+		// The machine still owes an answer; nobody waits for it any more.
+		return renewReply{}, ctx.Err()
+	}
+}
+
+// toArbiter calls the arbiter, which may be this host.
+func toArbiter[In, Out any](ctx context.Context, l *loop, path string, in In, local func(ctx context.Context, from string, in In) (Out, error)) (Out, error) {
+	var out Out
+	switch to := l.quorum.Leader(); to {
+	case "":
+		return out, errNoArbiter
+	case l.node:
+		return local(ctx, l.node, in)
+	default:
+		err := l.peers.PostJSON(ctx, to, path, in, &out)
+		return out, err
+	}
+}
+
+func (l *loop) sendRenewal(ctx context.Context, a lease.SendRenewal) {
+	// Several may be on their way: a slow answer must not hold up the next try.
+	if l.inflight >= 4 {
+		return
+	}
+	l.inflight++
+	req := renewRequest{a.Term, a.Epoch, l.holder.Phase() == lease.Master}
+	l.call(ctx, l.tm.TTL/3, func(ctx context.Context) {
+		sent := l.clock() // S1 counts from before the request leaves
+		rep, err := toArbiter(ctx, l, pathRenew, req, l.renew)
+		l.view(l.base, func() { l.inflight-- })
+		switch {
+		case err != nil:
+			l.log.Warn("renewal got no answer", "term", a.Term, "err", err)
+		case !rep.OK:
+			l.log.Warn("renewal refused", "term", a.Term, "why", rep.Why)
+		default:
+			l.post(ctx, lease.Acked{Term: a.Term, SentAt: sent, Epoch: a.Epoch})
+		}
+	})
+}
+
+func (l *loop) sendReport(ctx context.Context, now lease.Time) {
+	c := l.report(now)
+	l.call(ctx, l.tm.TTL/3, func(ctx context.Context) {
+		_, err := toArbiter(ctx, l, pathReport, c, func(ctx context.Context, from string, in lease.Candidate) (empty, error) {
+			in.Node = from
+			l.post(ctx, lease.Reported{Candidate: in})
+			return empty{}, nil
+		})
+		if err != nil {
+			l.log.Debug("report not delivered", "err", err)
+		}
+	})
+}
+
+func (l *loop) release(ctx context.Context, a lease.Release) error {
+	_, err := toArbiter(ctx, l, pathRelease, releaseRequest{a.Term, a.Why, a.To},
+		func(ctx context.Context, from string, in releaseRequest) (empty, error) {
+			l.post(ctx, lease.ReleaseAsked{From: from, Term: in.Term, Why: in.Why, To: in.To})
+			return empty{}, nil
+		})
+	return err
+}
+
+// askRaftTerm is how [quorum.Quorum.Confirm] asks another voter.
+func (l *loop) askRaftTerm(ctx context.Context, node string) (uint64, error) {
+	var out raftTermReply
+	err := l.peers.PostJSON(ctx, node, pathRaftTerm, empty{}, &out)
+	return out.RaftTerm, err
+}

@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"relevo.dev/relevo/agent/replica/files"
+	"relevo.dev/relevo/agent/replica/kine"
+)
+
+// dataset is the datastore and the identity of this host's control plane, and the
+// copy that may replace them.
+type dataset struct {
+	path     string   // the control plane's own kine database
+	copy     string   // the standby's copy of the master's
+	mirror   string   // the standby's mirror of the identity
+	identity []string // what belongs to it
+	// source lets go of the database while it is moved.
+	source interface {
+		Pause()
+		Resume()
+	}
+}
+
+// Verify finds out that the copy can be used, before anything is touched.
+func (d *dataset) Verify(ctx context.Context) error {
+	info, err := kine.Verify(ctx, d.copy, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Cut off right after it was moved? Install knows for which term.
+		if own, ownErr := kine.Verify(ctx, d.path, false); ownErr == nil && own.Notes.Installed != 0 {
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if !info.Notes.Complete {
+		return errors.New("the first copy from a master never came to its end")
+	}
+	return kine.CheckSpace(d.copy, d.path)
+}
+
+// Aside keeps what lies at the control plane's path.
+func (d *dataset) Aside(ctx context.Context, term uint64) error {
+	d.source.Pause()
+	_, err := kine.Aside(ctx, d.path, term)
+	return err
+}
+
+// Install puts the copy and the identity in place.
+func (d *dataset) Install(ctx context.Context, term uint64) error {
+	if len(d.identity) > 0 {
+		if _, err := files.Install(ctx, d.mirror, d.identity); err != nil {
+			return err
+		}
+	}
+	return kine.Install(ctx, d.copy, d.path, term)
+}
+
+// Bump jumps the revisions ahead by one gap for every term since the datastore's
+// own: also what a term in between wrote and lost is behind it.
+func (d *dataset) Bump(ctx context.Context, term, from uint64) error {
+	if from == 0 || from >= term {
+		from = term - 1
+	}
+	if _, err := kine.Bump(ctx, d.path, term, int64(term-from)*kine.Gap); err != nil {
+		return err
+	}
+	d.source.Resume()
+	return nil
+}
+
+// CopyTerm is the term of the master that the copy is of; 0 if there is none.
+func (d *dataset) CopyTerm(ctx context.Context) (uint64, error) {
+	for _, p := range []string{d.copy, d.path} {
+		info, err := kine.Verify(ctx, p, false)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		return info.Notes.Term, err
+	}
+	return 0, nil
+}
+
+// OwnRevision is the newest revision at the control plane's own path, 0 if there
+// is no datastore.
+func (d *dataset) OwnRevision(ctx context.Context) (uint64, error) {
+	if _, err := os.Stat(d.path); errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	r, err := kine.OpenReader(ctx, d.path)
+	if err != nil {
+		return 0, fmt.Errorf("look at this host's own datastore: %w", err)
+	}
+	defer r.Close()
+	b, err := r.Batch(ctx, 1<<62)
+	if err != nil {
+		return 0, fmt.Errorf("look at this host's own datastore: %w", err)
+	}
+	return uint64(b.Head), nil
+}

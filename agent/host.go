@@ -1,0 +1,64 @@
+package agent
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/replica"
+	"relevo.dev/relevo/agent/takeover"
+)
+
+// Host is this host as a candidate: everything that a master is, and everything
+// that the agent does to it. A member that is no candidate has none. The real one
+// is built in host_linux.go; the demo and the tests bring their own.
+type Host struct {
+	ControlPlane takeover.ControlPlane
+	Data         Data
+	Address      takeover.Address // nil without a virtual IP
+	API          API
+	Follower     Follower
+	Source       http.Handler // serves the datastore and the identity to standbys
+	LeaseNote    LeaseNote
+	Guard        Guard // nil: nobody kills for us
+	// Prepare runs once at start, before anything is decided: drop-ins, leftovers.
+	Prepare func(ctx context.Context) error
+}
+
+// Data is the datastore and identity of the control plane on this host.
+type Data interface {
+	takeover.Data
+	// OwnRevision is the highest revision of the datastore at the control plane's
+	// own path; 0 if there is none.
+	OwnRevision(ctx context.Context) (uint64, error)
+}
+
+// API is the control plane's API, seen from this host.
+type API interface {
+	takeover.API
+	Healthy(ctx context.Context) error // one quick look at /readyz
+}
+
+// Follower tails the master.
+type Follower interface {
+	Run(ctx context.Context) error // until ctx ends
+	Position() replica.Position
+}
+
+// LeaseNote is where the fence finds the lease.
+type LeaseNote interface {
+	Write(term uint64, deadline lease.Time) error
+	Remove() error
+	Read() (lease.Lease, error) // zero if there is none
+}
+
+// Guard is PID 1's timer: it kills the control plane at a moment, whatever becomes
+// of the agent.
+type Guard interface {
+	Arm(ctx context.Context, in time.Duration) error
+	Disarm(ctx context.Context) error
+}
+
+// Clock reads CLOCK_BOOTTIME.
+type Clock func() lease.Time

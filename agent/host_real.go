@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/controlplane"
+	"relevo.dev/relevo/agent/kube"
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/leasefile"
+	"relevo.dev/relevo/agent/replica"
+	"relevo.dev/relevo/agent/vip"
+	"relevo.dev/relevo/systemd"
+)
+
+// FenceTimer is the name of PID 1's timer that stops the control plane; the fence
+// and the agent share it, so that the newer one replaces the older.
+const FenceTimer = "relevo-fence"
+
+// realHost is this host as it is: systemd, kine, kube-apiserver, netlink.
+func realHost(h HostConfig) (*Host, error) {
+	c := h.Config.Candidate
+	m := systemd.NewManager()
+	units := controlplane.New(controlplane.Config{
+		Units: c.ControlPlane.Units, StandbyUnits: c.ControlPlane.StandbyUnits, Manager: m,
+		LeaseCommand: "/usr/bin/relevo lease held", DropInDir: "/etc/systemd/system", Log: h.Log,
+	})
+	source, follower, data := DataParts(h)
+	host := &Host{
+		ControlPlane: units, Data: data, Follower: follower, Source: source,
+		API:       NewAPI(c.ControlPlane.API, h.Node),
+		LeaseNote: &LeaseNoteFile{Path: leasefile.DefaultPath, Node: h.Node, TTL: h.Config.LeaseTTL, Units: c.ControlPlane.Units},
+		Guard:     &timerGuard{m},
+		Prepare: func(ctx context.Context) error {
+			if err := units.Check(ctx); err != nil {
+				h.Log.Error("the control plane's units", "err", err)
+			}
+			if err := units.InstallDropIns(ctx); err != nil {
+				return err
+			}
+			// A timer that the fence armed while this agent was away stays until the first
+			// renewal: it is still right.
+			return nil
+		},
+	}
+	if c.VIP != nil {
+		a, err := vip.New(vip.Config{Prefix: c.VIP.Address, Interface: orElse(c.VIP.Interface, h.Interface), Log: h.Log})
+		if err != nil {
+			return nil, err
+		}
+		host.Address = a
+	}
+	return host, nil
+}
+
+func orElse(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// DataParts are the datastore's: what it gives to others, what it takes from the
+// master, and what a takeover does with both.
+func DataParts(h HostConfig) (*replica.Source, *replica.Follower, Data) {
+	cp := h.Config.Candidate.ControlPlane
+	source := replica.NewSource(replica.SourceConfig{
+		Path: cp.Datastore.Path, Cluster: h.ClusterID, Term: h.Serving, Identity: cp.Identity, Log: h.Log,
+	})
+	follower := replica.NewFollower(replica.FollowerConfig{
+		Dir: filepath.Join(h.Config.DataDir, "replica"), Cluster: h.ClusterID, Term: h.Term, Get: h.Follow,
+		Identity: cp.Identity, Clock: h.Clock, Log: h.Log,
+	})
+	return source, follower, &dataset{path: cp.Datastore.Path, copy: follower.CopyPath(), mirror: follower.MirrorDir(), identity: cp.Identity, source: source}
+}
+
+// timerGuard is PID 1.
+type timerGuard struct{ m *systemd.Manager }
+
+func (g *timerGuard) Arm(ctx context.Context, in time.Duration) error {
+	return g.m.After(ctx, FenceTimer, in, "/usr/bin/relevo", "fence", "--now")
+}
+func (g *timerGuard) Disarm(ctx context.Context) error { return g.m.Disarm(ctx, FenceTimer) }
+
+// LeaseNoteFile is the note of the lease as a file.
+type LeaseNoteFile struct {
+	Path, Node string
+	TTL        time.Duration
+	Units      []string
+}
+
+// Write notes the lease.
+func (n *LeaseNoteFile) Write(term uint64, deadline lease.Time) error {
+	return leasefile.Write(n.Path, leasefile.Lease{Node: n.Node, Term: term, Deadline: deadline, TTL: n.TTL, Units: n.Units})
+}
+
+// Remove removes the note.
+func (n *LeaseNoteFile) Remove() error { return leasefile.Remove(n.Path) }
+
+// Read reads the note; none is the zero lease.
+func (n *LeaseNoteFile) Read() (lease.Lease, error) {
+	l, err := leasefile.Read(n.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return lease.Lease{}, nil
+	}
+	if err != nil {
+		return lease.Lease{}, err
+	}
+	if l.Node != n.Node {
+		return lease.Lease{}, fmt.Errorf("the note of the lease names %s: this host was renamed while it was the master", l.Node)
+	}
+	return lease.Lease{Term: l.Term, Deadline: l.Deadline}, nil
+}
+
+// kubeAPI is the control plane's API. The client is made when it is needed: on a
+// standby its credentials may not be there yet.
+type kubeAPI struct {
+	cfg  config.API
+	node string
+
+	mu     sync.Mutex
+	client *kube.Client
+}
+
+// NewAPI speaks with the API at cfg.
+func NewAPI(cfg config.API, node string) API { return &kubeAPI{cfg: cfg, node: node} }
+
+func (k *kubeAPI) make(fresh bool) (*kube.Client, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.client != nil && !fresh {
+		return k.client, nil
+	}
+	if k.client != nil {
+		k.client.Close()
+	}
+	var err error
+	k.client, err = kube.New(kube.Config{URL: k.cfg.URL, CAFile: k.cfg.CAFile, TokenFile: k.cfg.TokenFile,
+		ClientCertFile: k.cfg.ClientCertFile, ClientKeyFile: k.cfg.ClientKeyFile})
+	return k.client, err
+}
+
+func (k *kubeAPI) WaitReady(ctx context.Context) error {
+	c, err := k.make(true)
+	if err != nil {
+		return err
+	}
+	return c.WaitReady(ctx)
+}
+
+func (k *kubeAPI) Canary(ctx context.Context, term uint64) error {
+	c, err := k.make(false)
+	if err != nil {
+		return err
+	}
+	_, err = c.Canary(ctx, k.node, term)
+	return err
+}
+
+func (k *kubeAPI) Healthy(ctx context.Context) error {
+	c, err := k.make(false)
+	if err != nil {
+		return err
+	}
+	r, err := c.Ready(ctx)
+	if err == nil && !r.OK {
+		err = errors.New("not ready: " + r.Failed())
+	}
+	return err
+}
+
+// portOf is the port of an https URL.
+func portOf(raw string) int {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return 443
+	}
+	if p, err := strconv.Atoi(u.Port()); err == nil {
+		return p
+	}
+	return 443
+}

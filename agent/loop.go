@@ -1,0 +1,343 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/quorum"
+	"relevo.dev/relevo/agent/takeover"
+)
+
+// loop is the one way through the house: what was observed becomes an event, the
+// lease machines turn event and time into actions, and the loop carries those out
+// or hands them to somebody who reports back with an event.
+//
+// Everything in it belongs to the goroutine of [loop.run]; others reach it through
+// [loop.post] and [loop.view].
+type loop struct {
+	node    string
+	base    context.Context // of run: what serves others must not end with their request
+	tm      lease.Timings
+	clock   Clock
+	log     *slog.Logger
+	quorum  quorumAPI
+	peers   peersAPI
+	host    *Host // nil: not a candidate
+	worker  *worker
+	journal *takeover.Journal
+	pulse   func(next time.Duration) // the watchdog's: how long it may wait for the next turn
+	report  func(now lease.Time) lease.Candidate
+
+	holder  *lease.Holder
+	arbiter *lease.Arbiter
+	events  chan lease.Event
+	wg      sync.WaitGroup // short-lived calls; run waits for them
+
+	asks     map[uint64]chan answer // renewals waiting for the arbiter machine
+	nextID   uint64
+	wasLead  uint64 // raft term that we lead in, as told to the arbiter machine; 0 = none
+	nextRep  lease.Time
+	inflight int
+	guarded  bool        // PID 1's timer may be armed
+	calls    chan func() // run inside the loop, for view
+
+	onFact  func(lease.Fact) // the outside's interest in each new state
+	onPhase func(p lease.Phase, term uint64)
+	drain   func(ctx context.Context, term uint64, to string) bool
+	facts   lease.Fact
+	known   *lease.Fact  // from disk, told to the machine first
+	phase   atomic.Int64 // of the holder machine, for others
+}
+
+type answer struct {
+	ok  bool
+	why string
+}
+
+// quorumAPI and peersAPI are what the loop needs of the others.
+type quorumAPI interface {
+	State() quorum.State
+	Servers() ([]quorum.Server, error)
+	Changes() <-chan struct{}
+	Leader() string
+	IsLeader() bool
+	RaftTerm() uint64
+	Apply(ctx context.Context, c quorum.Command) error
+	Confirm(ctx context.Context, ask func(ctx context.Context, node string) (uint64, error)) error
+	TransferTo(ctx context.Context, node string) error
+}
+
+// peersAPI calls the other agents.
+type peersAPI interface {
+	PostJSON(ctx context.Context, node, path string, in, out any) error
+}
+
+// errBusy is answered when too many requests wait already.
+var errBusy = errors.New("the agent is busy; try again")
+
+// post hands an event to the loop.
+func (l *loop) post(ctx context.Context, ev lease.Event) {
+	select {
+	case l.events <- ev:
+	case <-ctx.Done():
+	}
+}
+
+// view runs f inside the loop and waits for it.
+func (l *loop) view(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case l.calls <- func() { f(); close(done) }:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *loop) run(ctx context.Context) error {
+	defer l.wg.Wait()
+	l.base = ctx
+	t := time.NewTimer(0)
+	defer t.Stop()
+	if l.known != nil {
+		l.step(ctx, *l.known)
+	}
+	l.observeQuorum(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev := <-l.events:
+			l.step(ctx, ev)
+		case f := <-l.calls:
+			f()
+		case <-l.quorum.Changes():
+			l.observeQuorum(ctx)
+		case <-t.C:
+			l.step(ctx, lease.Tick{})
+		}
+		l.moved()
+		now := l.clock()
+		l.pulse(l.patience(now))
+		if l.host != nil && now >= l.nextRep {
+			l.nextRep = now + l.tm.Renew()
+			l.sendReport(ctx, now)
+		}
+		t.Reset(max(time.Millisecond, l.wake(now)-now))
+	}
+}
+
+// patience is how long PID 1 may wait for the next turn.
+func (l *loop) patience(now lease.Time) time.Duration {
+	if l.host == nil {
+		return l.tm.TTL
+	}
+	return l.holder.Watchdog(now)
+}
+
+// wake is when to look again without an event: at least once in a renewal, for the
+// watchdog's pulse.
+func (l *loop) wake(now lease.Time) lease.Time {
+	at := min(now+l.tm.Renew(), l.arbiter.Wake(now))
+	if l.host != nil {
+		at = min(at, l.holder.Wake(now), l.nextRep)
+	}
+	return at
+}
+
+// observeQuorum turns what raft knows into events.
+func (l *loop) observeQuorum(ctx context.Context) {
+	lead := uint64(0)
+	if l.quorum.IsLeader() {
+		lead = l.quorum.RaftTerm()
+	}
+	// A leadership that was lost and won again between two looks is another one.
+	if l.wasLead != 0 && lead != l.wasLead {
+		l.log.Info("arbiter no more", "raft_term", l.wasLead)
+		l.step(ctx, lease.Lost{})
+	}
+	l.step(ctx, l.fact())
+	if lead != 0 && lead != l.wasLead {
+		l.log.Info("arbiter now", "raft_term", lead)
+		l.step(ctx, lease.Led{})
+	}
+	l.wasLead = lead
+}
+
+// fact is the replicated state as the machines see it.
+func (l *loop) fact() lease.Fact {
+	s := l.quorum.State()
+	f := lease.Fact{
+		Term: s.Term, Holder: s.Holder, Released: s.Released,
+		Pause: lease.PausePhase(s.Pause.Phase), Epoch: s.Pause.Epoch,
+		InSync: s.InSync, Served: s.Served, Acked: s.Ack,
+	}
+	if servers, err := l.quorum.Servers(); err == nil {
+		for _, sv := range servers {
+			if sv.Voter {
+				f.Voters++
+			}
+		}
+	}
+	return f
+}
+
+func (l *loop) step(ctx context.Context, ev lease.Event) {
+	now := l.clock()
+	switch e := ev.(type) {
+	case lease.Fact:
+		if e.Term != l.facts.Term || e.Holder != l.facts.Holder || e.Released != l.facts.Released || e.Pause != l.facts.Pause {
+			l.log.Info("state committed", "term", e.Term, "holder", e.Holder, "released", e.Released, "pause", string(e.Pause))
+		}
+		l.facts = e
+		if l.onFact != nil {
+			l.onFact(e)
+		}
+		l.doAll(ctx, l.arbiter.Step(now, ev))
+		if l.host != nil {
+			l.doAll(ctx, l.holder.Step(now, ev))
+		}
+	case lease.Acked, lease.Promoted, lease.Units, lease.StepDown:
+		if l.host != nil {
+			l.doAll(ctx, l.holder.Step(now, ev))
+		}
+	case lease.Tick:
+		l.doAll(ctx, l.arbiter.Step(now, ev))
+		if l.host != nil {
+			l.doAll(ctx, l.holder.Step(now, ev))
+		}
+	default:
+		l.doAll(ctx, l.arbiter.Step(now, ev))
+	}
+}
+
+// moved tells the others where the holder machine is now.
+func (l *loop) moved() {
+	if l.host == nil {
+		return
+	}
+	if p := l.holder.Phase(); lease.Phase(l.phase.Load()) != p {
+		l.log.Info("phase", "phase", p.String(), "term", l.holder.Term())
+		l.phase.Store(int64(p))
+	}
+	l.onPhase(l.holder.Phase(), l.holder.Term())
+}
+
+func (l *loop) doAll(ctx context.Context, actions []lease.Action) {
+	for _, a := range actions {
+		l.do(ctx, a)
+	}
+}
+
+func (l *loop) do(ctx context.Context, a lease.Action) {
+	switch a := a.(type) {
+	case lease.SendRenewal:
+		l.sendRenewal(ctx, a)
+	case lease.SetLease:
+		if err := l.host.LeaseNote.Write(a.Term, a.Deadline); err != nil {
+			l.log.Error("lease not noted: the fence acts on the older one", "term", a.Term, "err", err)
+		}
+		if l.holder.Phase() == lease.Stopping {
+			l.worker.guardAt(a.Deadline - l.tm.KillBefore())
+		} else if l.guarded {
+			l.guarded = false
+			l.worker.unguard()
+		}
+	case lease.ClearLease:
+		if err := l.host.LeaseNote.Remove(); err != nil {
+			l.log.Error("lease note not removed", "err", err)
+		}
+	case lease.Promote:
+		l.log.Info("promoting this host", "term", a.Term)
+		l.worker.promote(a.Term, l.own(a.Term))
+	case lease.Demote:
+		l.log.Warn("stopping the control plane", "term", a.Term, "why", a.Why)
+		l.guarded = true
+		if d := l.holder.Deadline(); d != lease.Forever {
+			l.worker.guardAt(d - l.tm.KillBefore())
+		}
+		l.worker.demote(a.Term)
+	case lease.Kill:
+		l.log.Warn("killing the control plane", "term", a.Term, "why", a.Why)
+		l.worker.kill()
+	case lease.Release:
+		l.call(ctx, 2*l.tm.Renew(), func(ctx context.Context) {
+			if !l.drain(ctx, a.Term, a.To) {
+				l.log.Info("waiting for a standby to have everything before the term is given back", "term", a.Term)
+			} else if err := l.release(ctx, a); err != nil {
+				l.log.Warn("release not delivered yet", "term", a.Term, "err", err)
+			}
+		})
+	case lease.Confirm:
+		l.call(ctx, l.tm.TTL/3, func(ctx context.Context) {
+			err := l.quorum.Confirm(ctx, l.askRaftTerm)
+			if err != nil {
+				l.log.Debug("quorum did not confirm", "err", err)
+			}
+			l.post(ctx, lease.Confirmed{ID: a.ID, OK: err == nil})
+		})
+	case lease.Ack:
+		l.answer(a.ID, answer{ok: true})
+	case lease.Refuse:
+		l.answer(a.ID, answer{why: a.Why})
+	case lease.Propose:
+		l.log.Warn("giving the next term", "term", a.Term, "holder", a.Holder, "automatic", a.Automatic, "why", a.Reason)
+		l.propose(ctx, a.Term, quorum.Grant(a.Term, a.Holder, a.Reason, a.Automatic, a.By, a.Notes))
+	case lease.ProposeRelease:
+		l.propose(ctx, a.Term, quorum.Release(a.Term, a.Holder, a.Why))
+	case lease.ProposeInSync:
+		l.propose(ctx, 0, quorum.InSync(a.Term, a.Nodes))
+	case lease.ProposeResumed:
+		l.propose(ctx, 0, quorum.Resumed(a.Epoch))
+	}
+}
+
+// call runs a short call beside the loop, bounded by limit.
+func (l *loop) call(ctx context.Context, limit time.Duration, f func(context.Context)) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	l.wg.Go(func() {
+		defer cancel()
+		f(ctx)
+	})
+}
+
+func (l *loop) answer(id uint64, a answer) {
+	if ch, ok := l.asks[id]; ok {
+		delete(l.asks, id)
+		ch <- a // buffered by one
+	}
+}
+
+// propose hands a command to raft. Only a refusal by the state machine itself is
+// surely no commit; everything else stays open until the state shows it.
+func (l *loop) propose(ctx context.Context, term uint64, c quorum.Command) {
+	l.call(ctx, l.tm.TTL, func(ctx context.Context) {
+		err := l.quorum.Apply(ctx, c)
+		if err == nil {
+			return
+		}
+		l.log.Warn("proposal not committed", "op", c.Op, "term", term, "err", err)
+		var refused *quorum.Refused
+		if errors.As(err, &refused) {
+			l.post(ctx, lease.Proposed{Term: term, Refused: true})
+		}
+	})
+}
+
+// own says whether the datastore at the control plane's own path is the one to
+// serve in term: this host restored it for term already, or it is as new as that
+// of the last master that served, or no master ever served.
+func (l *loop) own(term uint64) bool {
+	own := l.journal.Own()
+	return own == term || l.facts.Served == 0 || own > 0 && own >= l.facts.Served
+}

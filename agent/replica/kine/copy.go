@@ -1,0 +1,378 @@
+package kine
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// ErrHole means that the copy lacks a row, or has another row, where the
+// master has one: it must be copied anew.
+var ErrHole = errors.New("the copy differs from the master")
+
+// Copy is a standby's copy of the log, and its only writer. It is not safe for
+// use by several goroutines.
+//
+// Writing is cheap for SD cards in two steps. Apply, Retain and Mark work in
+// one open transaction, which Commit ends: with synchronous=NORMAL a commit
+// appends to the WAL and waits for no disk. Checkpoint then writes each page
+// once, and is the only thing that calls fsync. A power cut of the standby
+// loses what came after the last checkpoint at worst, never consistency, and
+// the standby asks its master for it again; it would be lost for good only if
+// master and standby lost power together.
+type Copy struct {
+	path    string
+	db      *sql.DB
+	tx      *sql.Tx
+	insert  *sql.Stmt
+	notes   Notes
+	schema  Schema
+	pos     int64 // highest id, in the open transaction
+	compact int64
+	dirty   int64 // bytes of rows since the last commit
+}
+
+// OpenCopy opens the copy at path, or begins an empty one. A file that is
+// damaged or no kine database gives an error for which IsCorrupt or
+// errors.Is(err, ErrSchema) is true: set it aside with Aside and open again.
+func OpenCopy(ctx context.Context, path string) (*Copy, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of the copy: %w", err)
+	}
+	// SQLite would create it with the umask; it holds every Secret of the cluster.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the copy: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("open the copy: %w", err)
+	}
+	db, err := openReadWrite(ctx, path, true, "journal_mode(WAL)", "synchronous(NORMAL)", "wal_autocheckpoint(0)", "cache_size(-4096)", "journal_size_limit(4194304)")
+	if err != nil {
+		return nil, fmt.Errorf("open the copy %s: %w", path, err)
+	}
+	c := &Copy{path: path, db: db}
+	if err := c.load(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the copy %s: %w", path, err), db.Close())
+	}
+	return c, nil
+}
+
+func (c *Copy) load(ctx context.Context) error {
+	if err := c.reload(ctx); err != nil || c.schema.NameType == "" {
+		return err
+	}
+	return check(ctx, c.db, false)
+}
+
+// Revision is the highest id in the copy, with what is not yet committed.
+func (c *Copy) Revision() int64 { return c.pos }
+
+// Compact is the revision up to which the copy is compacted.
+func (c *Copy) Compact() int64 { return c.compact }
+
+// Notes are what the copy remembers; see SetNotes.
+func (c *Copy) Notes() Notes { return c.notes }
+
+// Dirty is the size in bytes of the rows that wait for Commit.
+func (c *Copy) Dirty() int64 { return c.dirty }
+
+// Open says whether something waits for Commit.
+func (c *Copy) Open() bool { return c.tx != nil }
+
+// Begin makes the tables of the schema if they are not there yet.
+func (c *Copy) Begin(ctx context.Context, s Schema) error {
+	if err := s.Valid(); err != nil {
+		return err
+	}
+	missing := c.schema.NameType == ""
+	for _, n := range s.Indexes {
+		missing = missing || !slices.Contains(c.schema.Indexes, n)
+	}
+	if !missing {
+		return nil
+	}
+	return c.do(ctx, func(tx *sql.Tx) error {
+		for _, st := range s.statements() {
+			if _, err := tx.ExecContext(ctx, st); err != nil {
+				return fmt.Errorf("make the tables of the copy: %w", err)
+			}
+		}
+		var err error
+		c.schema, err = readSchema(ctx, tx)
+		return err
+	})
+}
+
+// SetNotes writes the notes into the open transaction, if they changed.
+func (c *Copy) SetNotes(ctx context.Context, n Notes) error {
+	if n.Cluster == c.notes.Cluster && n.Term == c.notes.Term && n.Complete == c.notes.Complete &&
+		n.Installed == c.notes.Installed && n.Bumped == c.notes.Bumped && slices.Equal(n.Forks, c.notes.Forks) {
+		return nil
+	}
+	return c.do(ctx, func(tx *sql.Tx) error {
+		if err := writeNotes(ctx, tx, n); err != nil {
+			return err
+		}
+		c.notes = n
+		return nil
+	})
+}
+
+// Apply adds rows; they come in the order of their ids.
+//
+// REPLACE: where a new row has the (name, prev_revision) of an old one, the
+// master has compacted the old one away already (its index is unique too), and
+// only the list of survivors that would tell us is still to come.
+func (c *Copy) Apply(ctx context.Context, rows []Row) error {
+	return c.do(ctx, func(*sql.Tx) error {
+		for i := range rows {
+			r := &rows[i]
+			if r.ID <= c.pos {
+				return fmt.Errorf("revision %d came after %d", r.ID, c.pos)
+			}
+			if _, err := c.insert.ExecContext(ctx, r.ID, r.Name, r.Created, r.Deleted, r.CreateRevision, r.PrevRevision, r.Lease, r.Value, r.OldValue); err != nil {
+				return fmt.Errorf("write revision %d of %q: %w", r.ID, r.Name, err)
+			}
+			c.pos = r.ID
+			c.dirty += int64(r.size())
+		}
+		return nil
+	})
+}
+
+// Retain deletes the rows with after < id <= upTo that are not in the list,
+// and compares the others. It returns how many it deleted; ErrHole if the
+// master has a row there that the copy has not or has otherwise. A row with
+// which kine filled a gap later is made here too: nothing but its id is in it.
+func (c *Copy) Retain(ctx context.Context, after, upTo int64, list []Survivor) (deleted int, err error) {
+	err = c.do(ctx, func(tx *sql.Tx) error {
+		gone, fill, err := c.compare(ctx, tx, after, upTo, list)
+		if err != nil {
+			return err
+		}
+		if len(gone) > 0 {
+			del, err := tx.PrepareContext(ctx, `DELETE FROM kine WHERE id = ?`)
+			if err != nil {
+				return fmt.Errorf("follow the compaction: %w", err)
+			}
+			defer del.Close()
+			for _, id := range gone {
+				if _, err := del.ExecContext(ctx, id); err != nil {
+					return fmt.Errorf("follow the compaction at revision %d: %w", id, err)
+				}
+			}
+		}
+		for _, id := range fill {
+			r := gapRow(id)
+			if _, err := c.insert.ExecContext(ctx, r.ID, r.Name, r.Created, r.Deleted, r.CreateRevision, r.PrevRevision, r.Lease, nil, nil); err != nil {
+				return fmt.Errorf("fill the gap at revision %d: %w", id, err)
+			}
+		}
+		deleted = len(gone)
+		return nil
+	})
+	return deleted, err
+}
+
+// compare walks both lists in step: ids to delete, gaps to fill.
+func (c *Copy) compare(ctx context.Context, tx *sql.Tx, after, upTo int64, list []Survivor) (gone, fill []int64, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT `+metaColumns+` FROM kine WHERE id > ? AND id <= ? ORDER BY id`, after, upTo)
+	if err != nil {
+		return nil, nil, fmt.Errorf("compare the copy: %w", err)
+	}
+	defer rows.Close()
+	missing := func(s Survivor, here string) error {
+		if g := gapRow(s.ID); g.meta() != s.Meta {
+			return fmt.Errorf("%w: revision %d, here: %s", ErrHole, s.ID, here)
+		}
+		fill = append(fill, s.ID)
+		return nil
+	}
+	i := 0
+	for rows.Next() {
+		row, err := scanMeta(rows)
+		if err != nil {
+			return nil, nil, fmt.Errorf("compare the copy: %w", err)
+		}
+		for ; i < len(list) && list[i].ID < row.ID; i++ {
+			if err := missing(list[i], "nothing"); err != nil {
+				return nil, nil, err
+			}
+		}
+		if i == len(list) || list[i].ID != row.ID {
+			gone = append(gone, row.ID)
+			continue
+		}
+		if list[i].Meta != row.meta() {
+			if err := missing(list[i], row.Name); err != nil {
+				return nil, nil, err
+			}
+		}
+		i++
+	}
+	if err := rows.Err(); err != nil {
+		return nil, nil, fmt.Errorf("compare the copy: %w", err)
+	}
+	for ; i < len(list); i++ {
+		if err := missing(list[i], "nothing"); err != nil {
+			return nil, nil, err
+		}
+	}
+	return gone, fill, nil
+}
+
+// Mark writes how far the master's log is compacted, and the next id that it
+// would give. Call it when all survivors up to that revision were retained.
+func (c *Copy) Mark(ctx context.Context, compacts []CompactRow, seq int64) error {
+	var b Batch
+	q := querier(c.db)
+	if c.tx != nil {
+		q = c.tx
+	}
+	if err := readPosition(ctx, q, &b); err != nil {
+		return fmt.Errorf("read the compaction mark: %w", err)
+	}
+	if slices.Equal(b.Compacts, compacts) && b.Seq >= seq {
+		c.compact = b.Compact
+		return nil // nothing changes: nothing is written
+	}
+	return c.do(ctx, func(tx *sql.Tx) error {
+		c.compact = 0
+		for _, m := range compacts {
+			if _, err := tx.ExecContext(ctx, `UPDATE kine SET prev_revision = ? WHERE id = ? AND name = ?`, m.Revision, m.ID, CompactKey); err != nil {
+				return fmt.Errorf("write the compaction mark: %w", err)
+			}
+			c.compact = max(c.compact, m.Revision)
+		}
+		for _, m := range b.Compacts { // the one that kine removed after an old bug
+			if !slices.ContainsFunc(compacts, func(x CompactRow) bool { return x.ID == m.ID }) {
+				if _, err := tx.ExecContext(ctx, `DELETE FROM kine WHERE id = ? AND name = ?`, m.ID, CompactKey); err != nil {
+					return fmt.Errorf("write the compaction mark: %w", err)
+				}
+			}
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE sqlite_sequence SET seq = ? WHERE name = 'kine' AND seq < ?`, seq, seq)
+		return err
+	})
+}
+
+// CheckAnchor compares the master's anchor with the same row here.
+func (c *Copy) CheckAnchor(ctx context.Context, a Anchor) error {
+	q := querier(c.db)
+	if c.tx != nil {
+		q = c.tx
+	}
+	row, err := scanRow(q.QueryRowContext(ctx, `SELECT `+selectColumns+` FROM kine WHERE id = ?`, a.ID))
+	if errors.Is(err, sql.ErrNoRows) {
+		row, err = gapRow(a.ID), nil // a gap that kine filled behind us
+	}
+	if err != nil {
+		return fmt.Errorf("compare the copy with the master: %w", err)
+	}
+	if row.sum() != a.Sum {
+		return fmt.Errorf("%w: revision %d", ErrHole, a.ID)
+	}
+	return nil
+}
+
+// do runs f in the open transaction, opening it if there is none. After an
+// error the transaction is rolled back.
+func (c *Copy) do(ctx context.Context, f func(*sql.Tx) error) error {
+	if c.tx == nil {
+		// Not bound to ctx: when the follower is told to stop, what it has is committed.
+		tx, err := c.db.BeginTx(context.WithoutCancel(ctx), nil)
+		if err != nil {
+			return fmt.Errorf("begin to write the copy: %w", err)
+		}
+		c.tx = tx
+	}
+	if c.insert == nil && c.schema.NameType != "" {
+		ins, err := c.tx.PrepareContext(context.WithoutCancel(ctx), `INSERT OR REPLACE INTO kine(`+rowColumns+`) VALUES(?,?,?,?,?,?,?,?,?)`)
+		if err != nil {
+			return errors.Join(fmt.Errorf("begin to write the copy: %w", err), c.Rollback(ctx))
+		}
+		c.insert = ins
+	}
+	if err := f(c.tx); err != nil {
+		return errors.Join(err, c.Rollback(ctx))
+	}
+	return nil
+}
+
+// Commit makes the open transaction part of the copy. Nothing open, nothing
+// written.
+func (c *Copy) Commit(ctx context.Context) error {
+	if c.tx == nil {
+		return nil
+	}
+	if err := c.end().Commit(); err != nil {
+		return errors.Join(fmt.Errorf("commit to the copy: %w", err), c.reload(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+// Rollback forgets the open transaction; Revision and Notes go back with it.
+func (c *Copy) Rollback(ctx context.Context) error {
+	if c.tx == nil {
+		return nil
+	}
+	if err := c.end().Rollback(); err != nil && !errors.Is(err, sql.ErrTxDone) {
+		return fmt.Errorf("roll back the copy: %w", err)
+	}
+	return c.reload(context.WithoutCancel(ctx))
+}
+
+// reload reads schema, notes and position from the file.
+func (c *Copy) reload(ctx context.Context) (err error) {
+	c.pos, c.compact, c.notes = 0, 0, Notes{}
+	if c.schema, err = readSchema(ctx, c.db); errors.Is(err, ErrEmpty) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if c.notes, err = readNotes(ctx, c.db); err != nil {
+		return err
+	}
+	var b Batch
+	if err := readPosition(ctx, c.db, &b); err != nil {
+		return err
+	}
+	c.pos, c.compact = b.Head, b.Compact
+	return nil
+}
+
+func (c *Copy) end() *sql.Tx {
+	tx := c.tx
+	c.tx, c.insert, c.dirty = nil, nil, 0
+	return tx
+}
+
+// Checkpoint brings the WAL into the database file, with fsync.
+func (c *Copy) Checkpoint(ctx context.Context) error {
+	if c.tx != nil {
+		return nil // at the next commit
+	}
+	return checkpoint(ctx, c.db, "PASSIVE")
+}
+
+func checkpoint(ctx context.Context, q querier, mode string) error {
+	var busy, log, moved int64
+	if err := q.QueryRowContext(ctx, "PRAGMA wal_checkpoint("+mode+")").Scan(&busy, &log, &moved); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	if busy != 0 && mode != "PASSIVE" {
+		return fmt.Errorf("checkpoint: somebody else has the database open")
+	}
+	return nil
+}
+
+// Close rolls back what is not committed, checkpoints and closes.
+func (c *Copy) Close(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	return errors.Join(c.Rollback(ctx), c.db.Close())
+}

@@ -1,0 +1,326 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/member"
+	"relevo.dev/relevo/health"
+)
+
+// The agent answers the command line and the metrics page (api.Source).
+
+// Status is the cluster as this host sees it, and what its members say.
+func (a *agent) Status(ctx context.Context) (api.Status, error) {
+	answers, failed := a.askAll(ctx)
+	st := a.quorum.State()
+	s := api.Status{Cluster: a.id.Cluster(), ClusterID: a.id.ClusterID(), Node: a.cfg.Node, Version: a.opts.Version, Role: a.role(), Term: a.term.Load()}
+	members := a.pool.Members()
+	alive := map[string]bool{}
+	for _, m := range members {
+		alive[m.Node] = m.Status == member.Alive
+	}
+	servers, err := a.quorum.Servers()
+	if err != nil {
+		s.Problems = append(s.Problems, api.Problem{Severity: api.Critical, What: "the voters are not known", Why: err.Error()})
+	}
+	for _, sv := range servers {
+		if sv.Voter {
+			s.Quorum.Voters++
+			if alive[sv.Node] {
+				s.Quorum.Online++
+			}
+		}
+	}
+	s.Quorum.Leader = a.quorum.Leader()
+	s.Quorum.HaveQuorum = s.Quorum.Leader != ""
+	if st.Holder != "" && !st.Released {
+		m := &api.Master{Node: st.Holder, Term: st.Term}
+		for _, h := range st.History {
+			if h.Term == st.Term {
+				m.Since = h.At.UTC()
+			}
+		}
+		if h, ok := answers[st.Holder]; ok {
+			if h.Lease >= 0 {
+				m.LeaseRemaining = &h.Lease
+			}
+			if h.APIError != nil {
+				m.API = cmp.Or(*h.APIError, "ok")
+			}
+		}
+		if c := a.cfg.Candidate; c != nil {
+			m.APIURL = c.ControlPlane.API.URL
+			if c.VIP != nil {
+				m.APIURL = "https://" + net.JoinHostPort(c.VIP.Address.Addr().String(), strconv.Itoa(c.VIP.Port))
+			}
+		}
+		s.Master = m
+	}
+	for _, h := range answers {
+		if h.Standby != nil {
+			s.Standbys = append(s.Standbys, *h.Standby)
+		}
+		if h.Judge != nil {
+			s.Failover = api.Failover{Possible: h.Judge.Possible, To: h.Judge.To, Why: h.Judge.Why}
+		}
+	}
+	slices.SortFunc(s.Standbys, func(x, y api.Standby) int {
+		ready := func(s api.Standby) int {
+			if s.Ready {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(ready(x), ready(y)), cmp.Compare(x.Node, y.Node))
+	})
+	if c := a.cfg.Candidate; c != nil && c.VIP != nil {
+		s.VIP = &api.VIP{Address: c.VIP.Address.String(), Interface: c.VIP.Interface, Held: a.role() == api.RoleMaster, Holder: st.Holder}
+	}
+	if st.Pause.Phase != "" {
+		s.Pause = &api.Pause{Phase: string(st.Pause.Phase), By: st.Pause.By, Why: st.Pause.Why, Since: st.Pause.At.UTC()}
+	}
+	s.Problems = append(s.Problems, a.problems(s, answers, failed, members)...)
+	return s, nil
+}
+
+// problems, the worst first.
+func (a *agent) problems(s api.Status, answers map[string]summary, failed map[string]error, members []member.Member) []api.Problem {
+	var out []api.Problem
+	critical := func(what, why, do string) {
+		out = append(out, api.Problem{Severity: api.Critical, What: what, Why: why, Do: do})
+	}
+	warn := func(what, why, do string) {
+		out = append(out, api.Problem{Severity: api.Warning, What: what, Why: why, Do: do})
+	}
+	switch {
+	case !s.Quorum.HaveQuorum:
+		critical("no quorum: nobody can be promoted, and a master without it stops itself",
+			fmt.Sprintf("%d of %d voters are seen from here", s.Quorum.Online, s.Quorum.Voters), "bring the missing voters back: `relevo members` shows which")
+	case s.Master == nil && s.Term == 0:
+		critical("there is no master yet", "", "start the control plane on the host that has the data; its agent adopts it")
+	case s.Master == nil:
+		critical("there is no master", "the last one gave the term back", "`relevo history` and the journal of the candidates tell why none follows")
+	case answers[s.Master.Node].Phase == "":
+		critical("the master "+s.Master.Node+" does not answer", errText(failed[s.Master.Node]), "if it is lost, a standby takes over when its lease has run out")
+	case answers[s.Master.Node].Phase != lease.Master.String():
+		warn("the master "+s.Master.Node+" is "+answers[s.Master.Node].Phase, "", "this passes; `journalctl -u relevo` on it tells how far it is")
+	case s.Master.API != "ok" && s.Master.API != "":
+		critical("the API of the master "+s.Master.Node+" does not work", s.Master.API, "`systemctl status` of the control plane's units on "+s.Master.Node)
+	}
+	if s.Quorum.Voters < 3 {
+		critical("no automatic failover: fewer than 3 voters", fmt.Sprintf("%d vote", s.Quorum.Voters), "add hosts; one that only votes (a Pi Zero) is enough")
+	} else if s.Quorum.HaveQuorum && s.Quorum.Online < s.Quorum.Voters {
+		warn("a voter is missing", fmt.Sprintf("%d of %d are seen", s.Quorum.Online, s.Quorum.Voters), "`relevo members` shows which")
+	}
+	if s.Master != nil && s.Quorum.HaveQuorum && s.Quorum.Voters >= 3 && !s.Failover.Possible {
+		why := ""
+		for _, w := range s.Failover.Why {
+			if why != "" {
+				why += "; "
+			}
+			why += w
+		}
+		critical("a failover would not work now", why, "")
+	}
+	for _, st := range s.Standbys {
+		if !st.Ready && s.Master != nil && st.Node != s.Master.Node {
+			warn("the standby "+st.Node+" is not ready", st.Why, "")
+		}
+	}
+	for _, m := range members {
+		if m.Status == member.Failed {
+			warn("the member "+m.Node+" is lost", "last seen at "+m.Addr, "look whether it has power and network")
+		}
+		if err := failed[m.Node]; err != nil && m.Status == member.Alive && (s.Master == nil || m.Node != s.Master.Node) {
+			warn("the member "+m.Node+" does not answer", err.Error(), "is port "+m.Tags[tagPeerPort]+" open on it?")
+		}
+	}
+	for node, h := range answers {
+		for _, c := range health.Conditions(h.Health) {
+			if c.Status == health.Yes {
+				warn(node+": "+c.Message, c.Type, c.Do)
+			}
+		}
+	}
+	if err := a.pool.Err(); err != nil {
+		critical("the pool of members is not in order", err.Error(), "two hosts of one name: rename one of them")
+	}
+	if err := a.api.TCPErr(); err != nil {
+		warn("the metrics page is not served", err.Error(), "")
+	}
+	for _, p := range a.board.Published() {
+		if p.Err != "" && time.Since(a.started) > time.Minute && a.cfg.MDNS.Backend != "off" {
+			warn("the service "+p.Name+" is not announced", p.Err, "")
+		}
+	}
+	slices.SortStableFunc(out, func(x, y api.Problem) int {
+		return cmp.Or(cmp.Compare(x.Severity, y.Severity), 0)
+	})
+	return out
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// Members is the pool.
+func (a *agent) Members(context.Context) (api.Members, error) {
+	voters := map[string]bool{}
+	servers, _ := a.quorum.Servers()
+	for _, s := range servers {
+		voters[s.Node] = s.Voter
+	}
+	arbiter := a.quorum.Leader()
+	out := api.Members{Members: []api.Member{}}
+	for _, m := range a.pool.Members() {
+		out.Members = append(out.Members, api.Member{
+			Node: m.Node, Address: net.JoinHostPort(m.Addr, strconv.Itoa(m.Port)), Status: string(m.Status), Role: api.Role(cmp.Or(m.Tags[tagRole], "member")),
+			Voter: voters[m.Node], Arbiter: m.Node == arbiter, Candidate: m.Tags[tagCandidate] != "", Version: m.Tags[tagVersion], Since: a.seen.since(m.Node).UTC(),
+		})
+	}
+	return out, nil
+}
+
+// Services is what is announced and what is found.
+func (a *agent) Services(context.Context) (api.Services, error) {
+	out := api.Services{Services: []api.Service{}}
+	mine := map[string]bool{}
+	for _, p := range a.board.Published() {
+		addr := a.addr
+		if p.Addr.IsValid() {
+			addr = p.Addr
+		}
+		mine[p.Type+p.ActualName] = true
+		out.Services = append(out.Services, api.Service{Name: p.ActualName, Type: p.Type, Node: a.cfg.Node, Host: p.Host,
+			Addresses: []string{addr.String()}, Port: p.Port, TXT: p.TXT, Origin: "agent"})
+	}
+	for _, e := range a.board.Found() {
+		if mine[e.Type+e.Name] {
+			continue
+		}
+		out.Services = append(out.Services, api.Service{Name: e.Name, Type: e.Type, Node: e.Value("node"), Host: e.Host,
+			Addresses: []string{e.Addr.String()}, Port: e.Port, TXT: e.TXT, Origin: "browsed"})
+	}
+	return out, nil
+}
+
+// Health is every member's report.
+func (a *agent) Health(ctx context.Context) (api.Health, error) {
+	answers, failed := a.askAll(ctx)
+	out := api.Health{Nodes: []api.NodeHealth{}}
+	for node, s := range answers {
+		out.Nodes = append(out.Nodes, api.NodeHealth{Node: node, Report: &s.Health, Conditions: health.Conditions(s.Health)})
+	}
+	for node, err := range failed {
+		out.Nodes = append(out.Nodes, api.NodeHealth{Node: node, Why: err.Error()})
+	}
+	slices.SortFunc(out.Nodes, func(x, y api.NodeHealth) int { return cmp.Compare(x.Node, y.Node) })
+	return out, nil
+}
+
+// History is the story of the mastership.
+func (a *agent) History(context.Context) (api.History, error) {
+	out := api.History{Changes: []api.Change{}}
+	st := a.quorum.State()
+	for _, h := range slices.Backward(st.History) {
+		c := api.Change{Term: h.Term, Holder: h.Holder, Previous: h.Previous, At: h.At.UTC(), Automatic: h.Automatic, By: h.By, Reason: h.Reason, Notes: h.Notes}
+		if steps := a.steps.Load(); steps != nil && h.Term == st.Term && h.Holder == a.cfg.Node {
+			for _, r := range *steps {
+				c.Steps = append(c.Steps, api.Step{Name: r.Name, Seconds: r.Took.Seconds(), Error: r.Err})
+			}
+		}
+		out.Changes = append(out.Changes, c)
+	}
+	return out, nil
+}
+
+// Alive says whether the loop turns.
+func (a *agent) Alive(context.Context) error {
+	if d := a.clock() - lease.Time(a.turned.Load()); d > a.cfg.LeaseTTL {
+		return fmt.Errorf("the agent's loop has not turned for %v", d.Round(time.Second))
+	}
+	return nil
+}
+
+// Ready says whether this host is really a member.
+func (a *agent) Ready(ctx context.Context) error {
+	if !a.pool.Ready() {
+		return errors.New("still looking for the other members")
+	}
+	return a.Alive(ctx)
+}
+
+// oneLine is the status in a line, for `systemctl status`.
+func (a *agent) oneLine() string {
+	s := a.quorum.State()
+	who := "nobody is the master"
+	if s.Holder != "" && !s.Released {
+		who = fmt.Sprintf("%s is the master in term %d", s.Holder, s.Term)
+	}
+	if s.Holder == a.cfg.Node && !s.Released {
+		who = fmt.Sprintf("this host is the master in term %d", s.Term)
+	}
+	n := 0
+	for _, m := range a.pool.Members() {
+		if m.Status == member.Alive {
+			n++
+		}
+	}
+	if a.quorum.Leader() == "" {
+		who += "; no quorum"
+	}
+	return fmt.Sprintf("%s: %s; %d members", a.id.Cluster(), who, n)
+}
+
+// Metrics for Prometheus.
+func (a *agent) Metrics() []api.Metric {
+	st := a.quorum.State()
+	b := func(v bool) float64 {
+		if v {
+			return 1
+		}
+		return 0
+	}
+	m := []api.Metric{
+		{Name: "relevo_build_info", Help: "Always 1; the version is in the label.", Type: api.Gauge, Samples: []api.Sample{{Labels: []api.Label{{Name: "version", Value: a.opts.Version}}, Value: 1}}},
+		api.One("relevo_term", "Number of the present mastership; grows by one at each change of the master.", api.Gauge, float64(st.Term)),
+		api.One("relevo_is_master", "1 on the host that holds the master lease.", api.Gauge, b(a.role() == api.RoleMaster)),
+		api.One("relevo_is_arbiter", "1 on the voter that grants the lease.", api.Gauge, b(a.quorum.IsLeader())),
+		api.One("relevo_quorum", "1 if an arbiter is known, so that a majority of the voters is up.", api.Gauge, b(a.quorum.Leader() != "")),
+		api.One("relevo_paused", "1 while automatic failover is paused.", api.Gauge, b(st.Pause.Phase != "")),
+	}
+	count := map[member.Status]float64{member.Alive: 0, member.Failed: 0, member.Left: 0}
+	for _, mb := range a.pool.Members() {
+		count[mb.Status]++
+	}
+	mm := api.Metric{Name: "relevo_members", Help: "Hosts in the pool, by status.", Type: api.Gauge}
+	for _, s := range []member.Status{member.Alive, member.Failed, member.Left} {
+		mm.Samples = append(mm.Samples, api.Sample{Labels: []api.Label{{Name: "status", Value: string(s)}}, Value: count[s]})
+	}
+	m = append(m, mm)
+	if a.host != nil {
+		pos := a.host.Follower.Position()
+		if a.role() == api.RoleStandby && pos.FreshAt > 0 {
+			m = append(m,
+				api.One("relevo_replica_lag_seconds", "Seconds since this standby's copy had all that the master had.", api.Gauge, (a.clock()-pos.FreshAt).Seconds()),
+				api.One("relevo_replica_lag_revisions", "Revisions that this standby is behind, as last heard.", api.Gauge, float64(pos.Lag())))
+		}
+		m = append(m, api.One("relevo_replica_revision", "Newest revision in this host's copy.", api.Gauge, float64(pos.Revision)))
+		if e := a.apiErr.Load(); e != nil {
+			m = append(m, api.One("relevo_api_ready", "1 if the API of this master answers that it is ready.", api.Gauge, b(*e == "")))
+		}
+	}
+	return append(m, api.HealthMetrics(a.monitor.Latest())...)
+}

@@ -1,0 +1,383 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/member"
+	"relevo.dev/relevo/agent/quorum"
+	"relevo.dev/relevo/agent/takeover"
+	"relevo.dev/relevo/avahi"
+	"relevo.dev/relevo/health"
+)
+
+// replicaGetter is how a follower asks the present master.
+type replicaGetter = func(ctx context.Context, uri string) (*http.Response, error)
+
+// Service types that we announce.
+const (
+	relevoType     = "_relevo._tcp"
+	kubernetesType = "_kubernetes._tcp"
+)
+
+// Tags that every member gossips; 512 bytes is all there is.
+const (
+	tagVersion   = "v"
+	tagPeerPort  = "p"
+	tagCandidate = "c"
+	tagVoter     = "w"
+	tagRole      = "r"
+	tagTerm      = "t"
+)
+
+func (a *agent) tags() map[string]string {
+	t := map[string]string{tagVersion: a.opts.Version, tagPeerPort: strconv.Itoa(a.cfg.Peer.Port), tagRole: string(a.role())}
+	if a.cfg.Candidate != nil {
+		t[tagCandidate] = "1"
+	}
+	if a.cfg.Voter {
+		t[tagVoter] = "1"
+	}
+	if n := a.term.Load(); n > 0 {
+		t[tagTerm] = strconv.FormatUint(n, 10)
+	}
+	return t
+}
+
+// joinAddrs are the addresses at which members may be: configured, and found by
+// mDNS as members of this very cluster.
+func (a *agent) joinAddrs(context.Context) []string {
+	out := append([]string(nil), a.cfg.Join...)
+	for _, e := range a.board.Found() {
+		if e.Type != relevoType || e.Value("cluster") != a.id.ClusterID() || e.Name == a.cfg.Node {
+			continue
+		}
+		if p, err := strconv.Atoi(e.Value("gossip")); err == nil && p > 0 && p < 65536 {
+			out = append(out, net.JoinHostPort(e.Addr.String(), strconv.Itoa(p)))
+		}
+	}
+	return out
+}
+
+// resolve tells where a node's peer port is now: a new DHCP address is known as
+// soon as it is gossiped.
+func (a *agent) resolve(node string) (string, error) {
+	if node == a.cfg.Node {
+		return net.JoinHostPort(a.addr.String(), strconv.Itoa(a.cfg.Peer.Port)), nil
+	}
+	m, ok := a.member(node)
+	if !ok {
+		return "", fmt.Errorf("%s is not in the pool", node)
+	}
+	port := m.Tags[tagPeerPort]
+	if port == "" {
+		port = strconv.Itoa(a.cfg.Peer.Port)
+	}
+	return net.JoinHostPort(m.Addr, port), nil
+}
+
+func (a *agent) member(node string) (member.Member, bool) {
+	for _, m := range a.pool.Members() {
+		if m.Node == node {
+			return m, true
+		}
+	}
+	return member.Member{}, false
+}
+
+// follow asks the present master for its datastore. While no other host is the
+// master it waits.
+func (a *agent) follow(ctx context.Context, uri string) (*http.Response, error) {
+	for {
+		changed := a.factChanged()
+		s := a.quorum.State()
+		if s.Holder != "" && s.Holder != a.cfg.Node && !s.Released {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
+			if err != nil {
+				return nil, err
+			}
+			return a.port.Do(s.Holder, req)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// factChanged is closed at the next change of the replicated state.
+func (a *agent) factChanged() <-chan struct{} {
+	a.factMu.Lock()
+	defer a.factMu.Unlock()
+	if a.fact == nil {
+		a.fact = make(chan struct{})
+	}
+	return a.fact
+}
+
+// onFact is called by the loop for every new state, before the machines see it.
+func (a *agent) onFact(f lease.Fact) {
+	a.term.Store(max(f.Term, a.term.Load()))
+	a.factMu.Lock()
+	if a.fact != nil {
+		close(a.fact)
+		a.fact = nil
+	}
+	a.factMu.Unlock()
+	k, err := readKnown(a.knownPath())
+	if err == nil && k.Term == f.Term && k.Holder == f.Holder && k.Released == f.Released || f.Term == 0 {
+		return
+	}
+	if err := writeKnown(a.knownPath(), f); err != nil {
+		a.log.Error("newest term not noted", "err", err)
+	}
+}
+
+// onPhase is called by the loop after the holder machine moved.
+func (a *agent) onPhase(p lease.Phase, term uint64) {
+	serving := uint64(0)
+	switch p {
+	case lease.Promoting, lease.Master, lease.Stopping, lease.Releasing:
+		if a.journal.Own() == term {
+			serving = term
+		}
+	}
+	a.serving.Store(serving)
+}
+
+// finished is called by the worker after a promotion.
+func (a *agent) finished(ctx context.Context, term uint64, steps []takeover.StepRecord) {
+	a.steps.Store(&steps)
+	text := a.cfg.Node + " " + takeover.Summary(steps)
+	a.log.Info("this host is the master", "term", term, "steps", text)
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.LeaseTTL)
+	defer cancel()
+	if err := a.tellNote(ctx, noteRequest{term, text}); err != nil {
+		a.log.Warn("the history lacks this promotion's times", "err", err)
+	}
+}
+
+// candidate is what this host says of itself to the arbiter.
+func (a *agent) candidate(now lease.Time) lease.Candidate {
+	s := a.quorum.State()
+	pos := a.host.Follower.Position()
+	own := a.journal.Own()
+	h := a.loop.holder
+	c := lease.Candidate{
+		Node: a.cfg.Node, Running: h.Active(), Priority: a.cfg.Candidate.Priority, Never: a.cfg.Candidate.Never,
+		Revision: uint64(max(0, pos.Revision)), FreshAge: -1, OwnRevision: a.ownRev.Load(), Founder: a.founder,
+	}
+	if pos.FreshAt > 0 {
+		c.FreshAge = max(0, now-pos.FreshAt)
+	}
+	switch {
+	case own > 0 && own >= s.Served && c.OwnRevision > 0:
+		// This host served last, or was promoted since: nothing is newer than its own.
+		c.Ready, c.Revision, c.FreshAge = true, c.OwnRevision, 0
+	case !pos.Complete:
+		c.Why = "its copy is not complete"
+		if pos.Err != "" {
+			c.Why += ": " + pos.Err
+		}
+	case pos.Term < s.Served:
+		c.Why = fmt.Sprintf("its copy is of term %d, the newest is of term %d", pos.Term, s.Served)
+	default:
+		c.Ready = true
+	}
+	if p := h.Phase(); p != lease.Standby || h.Active() {
+		c.Ready, c.Why = false, "it is "+p.String()
+	}
+	for _, cond := range health.Conditions(a.monitor.Latest()) {
+		if (cond.Type == "ReadOnlyRoot" || cond.Type == "DiskFull") && cond.Status == health.Yes {
+			c.Ready, c.Why = false, cond.Message
+		}
+	}
+	return c
+}
+
+// steward does what is not urgent: tags, announcements, voters, the arbiter's
+// place, what systemd shows.
+func (a *agent) steward(ctx context.Context) error {
+	t := time.NewTicker(2 * time.Second)
+	defer t.Stop()
+	ready := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.pool.Changes():
+		case <-a.board.Changes():
+		case <-t.C:
+		}
+		if err := a.pool.SetTags(a.tags()); err != nil && ctx.Err() == nil {
+			a.log.Warn("tags not gossiped", "err", err)
+		}
+		a.announce()
+		a.seen.update(a.pool.Members())
+		a.tend(ctx)
+		if !ready && a.Ready(ctx) == nil {
+			ready = true
+			a.log.Info("this host is a member")
+			a.notify.Ready()
+		}
+		a.notify.Status(a.oneLine())
+	}
+}
+
+// announce declares what this host offers now.
+func (a *agent) announce() {
+	role := a.role()
+	services := []avahi.Service{{
+		Name: a.cfg.Node, Type: relevoType, Port: a.cfg.Peer.Port,
+		TXT: []string{"cluster=" + a.id.ClusterID(), "name=" + a.id.Cluster(), "gossip=" + strconv.Itoa(a.cfg.Gossip.Port), "role=" + string(role), "version=" + a.opts.Version},
+	}}
+	if c := a.cfg.Candidate; c != nil && a.phase() == lease.Master {
+		k := avahi.Service{Name: a.id.Cluster(), Type: kubernetesType, TXT: []string{"cluster=" + a.id.ClusterID(), "node=" + a.cfg.Node, "term=" + strconv.FormatUint(a.term.Load(), 10)}}
+		if c.VIP != nil {
+			k.Host, k.Addr, k.Port = a.id.Cluster()+"-kubernetes", c.VIP.Address.Addr(), c.VIP.Port
+		} else {
+			k.Port = portOf(c.ControlPlane.API.URL)
+		}
+		services = append(services, k)
+	}
+	if err := a.board.Publish(services); err != nil {
+		a.log.Warn("service not announced", "err", err)
+	}
+}
+
+// seenMembers remembers since when each member is what it is.
+type seenMembers struct {
+	mu sync.Mutex
+	at map[string]seenMember
+}
+
+type seenMember struct {
+	status member.Status
+	since  time.Time
+}
+
+func (s *seenMembers) update(ms []member.Member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.at == nil {
+		s.at = map[string]seenMember{}
+	}
+	for _, m := range ms {
+		if s.at[m.Node].status != m.Status {
+			s.at[m.Node] = seenMember{m.Status, time.Now()}
+		}
+	}
+}
+
+func (s *seenMembers) since(node string) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at[node].since
+}
+
+// tend is the arbiter's housekeeping: who votes, and where the arbiter sits.
+func (a *agent) tend(ctx context.Context) {
+	if !a.quorum.IsLeader() {
+		return
+	}
+	servers, err := a.quorum.Servers()
+	if err != nil {
+		return
+	}
+	var alive []quorum.Peer
+	for _, m := range a.pool.Members() {
+		if m.Status == member.Alive {
+			alive = append(alive, quorum.Peer{Node: m.Node, WantsVoter: m.Tags[tagVoter] != "", Candidate: m.Tags[tagCandidate] != "",
+				StableFor: time.Since(a.seen.since(m.Node))})
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*a.cfg.LeaseTTL)
+	defer cancel()
+	s := a.quorum.State()
+	for _, step := range quorum.Plan(servers, alive, s.Holder) {
+		a.log.Info("changing the voters", "step", string(step.Do), "node", step.Node, "why", step.Why)
+		if err := a.quorum.Do(ctx, step); err != nil {
+			a.log.Warn("voters not changed", "step", string(step.Do), "node", step.Node, "err", err)
+			return
+		}
+	}
+	// The arbiter should not sit on the master: if both are lost at once, a new
+	// arbiter is elected first, and then it waits a whole lease.
+	if s.Holder != a.cfg.Node || s.Released || a.phase() != lease.Master {
+		return
+	}
+	best := ""
+	for _, sv := range servers {
+		m, ok := a.member(sv.Node)
+		if sv.Voter && ok && m.Status == member.Alive && sv.Node != a.cfg.Node && time.Since(a.seen.since(sv.Node)) > 2*a.cfg.LeaseTTL {
+			if best == "" || m.Tags[tagCandidate] == "" {
+				best = sv.Node
+			}
+		}
+	}
+	if best == "" {
+		return
+	}
+	a.log.Info("the arbiter moves away from the master", "to", best)
+	if err := a.quorum.TransferTo(ctx, best); err != nil {
+		a.log.Warn("the arbiter stays on the master", "err", err)
+	}
+}
+
+// watchAPI looks after the API of a master. systemd restarts what fails; if that
+// does not help within the grace and somebody else is ready, this host steps down.
+func (a *agent) watchAPI(ctx context.Context) error {
+	var failing time.Time
+	t := time.NewTicker(5 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		if a.phase() != lease.Master {
+			failing = time.Time{}
+			a.apiErr.Store(nil)
+			continue
+		}
+		cctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := a.host.API.Healthy(cctx)
+		cancel()
+		if err == nil {
+			if !failing.IsZero() {
+				a.log.Info("the API works again", "after", time.Since(failing).Round(time.Second))
+			}
+			failing = time.Time{}
+			ok := ""
+			a.apiErr.Store(&ok)
+			continue
+		}
+		text := err.Error()
+		a.apiErr.Store(&text)
+		if failing.IsZero() {
+			failing = time.Now()
+			a.log.Warn("the API does not work", "err", err)
+		}
+		grace := a.cfg.Candidate.ControlPlane.API.Grace
+		if time.Since(failing) < grace {
+			continue
+		}
+		j, err := a.askArbiter(ctx)
+		switch {
+		case err != nil || !j.Possible:
+			a.log.Error("the API does not work, and nobody else is ready: this host stays the master", "since", time.Since(failing).Round(time.Second), "why", j.Why, "err", err)
+		default:
+			a.log.Error("the API does not work: stepping down", "since", time.Since(failing).Round(time.Second), "to", j.To)
+			a.loop.post(ctx, lease.StepDown{Term: a.term.Load(), Why: fmt.Sprintf("its API did not work for %v: %s", grace, text)})
+			failing = time.Time{}
+		}
+	}
+}

@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/member"
+	"relevo.dev/relevo/agent/quorum"
+	"relevo.dev/relevo/health"
+)
+
+// summary is what an agent tells another about itself.
+type summary struct {
+	Version  string        `json:"version"`
+	Role     api.Role      `json:"role"`
+	Phase    string        `json:"phase"`
+	Term     uint64        `json:"term"`
+	Lease    float64       `json:"lease_seconds"` // left of its lease; <0 = none, or paused
+	APIError *string       `json:"api_error"`     // "" = works; null = not looked at
+	Standby  *api.Standby  `json:"standby,omitempty"`
+	Health   health.Report `json:"health"`
+	Judge    *judgement    `json:"judge,omitempty"` // of the arbiter
+}
+
+type judgement struct {
+	Possible bool     `json:"possible"`
+	To       string   `json:"to"`
+	Why      []string `json:"why"`
+}
+
+func (a *agent) summary(ctx context.Context) summary {
+	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Phase: "none"}
+	a.loop.view(ctx, func() {
+		now := a.clock()
+		if l := a.loop; l.holder != nil {
+			s.Phase = l.holder.Phase().String()
+			if d := l.holder.Deadline(); d > now && d != lease.Forever {
+				s.Lease = (d - now).Seconds()
+			}
+			if p := l.holder.Phase(); p == lease.Standby || p == lease.Named {
+				s.Standby = a.standby(now)
+			}
+		}
+		if a.loop.arbiter.Leading() {
+			j := a.loop.arbiter.Judge(now)
+			s.Judge = &judgement{j.Possible, j.To, j.Why}
+		}
+	})
+	return s
+}
+
+// standby describes this host's copy; it runs inside the loop.
+func (a *agent) standby(now lease.Time) *api.Standby {
+	c := a.candidate(now)
+	pos := a.host.Follower.Position()
+	out := &api.Standby{Node: a.cfg.Node, Ready: c.Ready, Why: c.Why, Priority: c.Priority, Never: c.Never}
+	if pos.Revision > 0 {
+		rev, lag := uint64(pos.Revision), uint64(pos.Lag())
+		out.Revision, out.LagRevisions = &rev, &lag
+	}
+	if pos.FreshAt > 0 {
+		s := max(0, now-pos.FreshAt).Seconds()
+		out.LagSeconds = &s
+		out.FreshAt = time.Now().Add(-(now - pos.FreshAt)).UTC()
+	}
+	if out.Ready && pos.Err != "" {
+		out.Why = pos.Err
+	}
+	return out
+}
+
+// phase is the holder machine's, as last seen.
+func (a *agent) phase() lease.Phase { return lease.Phase(a.loop.phase.Load()) }
+
+// role of this host.
+func (a *agent) role() api.Role {
+	switch {
+	case a.loop != nil && a.cfg.Candidate != nil && (a.phase() == lease.Master || a.phase() == lease.Promoting):
+		return api.RoleMaster
+	case a.cfg.Candidate != nil:
+		return api.RoleStandby
+	case a.cfg.Voter:
+		return api.RoleVoter
+	}
+	return api.RoleMember
+}
+
+// askAll asks every member that is alive, this host too, and waits at most 1.5 s.
+func (a *agent) askAll(ctx context.Context) (answers map[string]summary, failed map[string]error) {
+	answers, failed = map[string]summary{}, map[string]error{}
+	ctx, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	answers[a.cfg.Node] = a.summary(ctx)
+	for _, m := range a.pool.Members() {
+		if m.Status != member.Alive || m.Node == a.cfg.Node {
+			continue
+		}
+		wg.Go(func() {
+			var s summary
+			err := a.port.PostJSON(ctx, m.Node, pathSummary, empty{}, &s)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed[m.Node] = err
+			} else {
+				answers[m.Node] = s
+			}
+		})
+	}
+	wg.Wait()
+	return answers, failed
+}
+
+// askArbiter asks what would happen if the master were lost.
+func (a *agent) askArbiter(ctx context.Context) (judgement, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	s, err := toArbiter(ctx, a.loop, pathSummary, empty{}, func(ctx context.Context, _ string, _ empty) (summary, error) { return a.summary(ctx), nil })
+	if err != nil {
+		return judgement{}, err
+	}
+	if s.Judge == nil {
+		return judgement{}, errNoArbiter
+	}
+	return *s.Judge, nil
+}
+
+// noteRequest adds a line to the history.
+type noteRequest struct {
+	Term uint64 `json:"term"`
+	Text string `json:"text"`
+}
+
+// note is asked of the arbiter by the master of the term.
+func (a *agent) note(ctx context.Context, from string, in noteRequest) (empty, error) {
+	if s := a.quorum.State(); s.Holder != from || s.Term != in.Term {
+		return empty{}, fmt.Errorf("%s does not hold term %d", from, in.Term)
+	}
+	return empty{}, a.quorum.Apply(ctx, quorum.Note(in.Term, in.Text))
+}
+
+func (a *agent) tellNote(ctx context.Context, n noteRequest) error {
+	_, err := toArbiter(ctx, a.loop, pathNote, n, a.note)
+	return err
+}
+
+// drain holds a planned release back until a standby has everything: after the
+// control plane stopped, its log is still being read. It gives up after a while:
+// then the standbys have what they have.
+type drain struct {
+	mu    sync.Mutex
+	term  uint64
+	since time.Time
+}
+
+const drainLimit = 15 * time.Second
+
+func (a *agent) drain(ctx context.Context, term uint64, to string) (done bool) {
+	d := &a.drained
+	d.mu.Lock()
+	if d.term != term {
+		d.term, d.since = term, time.Now()
+	}
+	late := time.Since(d.since) > drainLimit
+	d.mu.Unlock()
+	own, err := a.host.Data.OwnRevision(ctx)
+	if err == nil {
+		a.ownRev.Store(own)
+	}
+	if late || err != nil || own == 0 || a.serving.Load() == 0 {
+		return true
+	}
+	answers, _ := a.askAll(ctx)
+	for node, s := range answers {
+		if node != a.cfg.Node && s.Standby != nil && s.Standby.Revision != nil && *s.Standby.Revision >= own && (to == "" || to == node) {
+			a.log.Info("a standby has everything", "node", node, "revision", own)
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,266 @@
+// Package vip is the virtual IP: the address at which the API always answers. It
+// lives on whichever host is the master; who takes it asks first whether somebody
+// else has it, and tells everybody afterwards.
+package vip
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Timings of probe and announcement. RFC 5227 probes three times over up to seven
+// seconds, before every use of an address. Here the lease has decided already and a
+// failover waits: two probes, 200 ms in all, find a host that answers at all.
+const (
+	probes        = 2
+	probeWait     = 100 * time.Millisecond
+	announcements = 3
+	announceWait  = 150 * time.Millisecond
+)
+
+// Config of an [Address].
+type Config struct {
+	Prefix    netip.Prefix // IPv4
+	Interface string       // "" = the one whose network holds the address
+	Log       *slog.Logger
+}
+
+// Address is the virtual IP on this host.
+type Address struct{ cfg Config }
+
+// New makes it; nothing is done yet.
+func New(cfg Config) (*Address, error) {
+	if !cfg.Prefix.Addr().Is4() {
+		return nil, fmt.Errorf("virtual IP %v: only IPv4 can be taken over so far", cfg.Prefix)
+	}
+	return &Address{cfg}, nil
+}
+
+// IP is the address.
+func (a *Address) IP() netip.Addr { return a.cfg.Prefix.Addr() }
+
+// link finds the interface.
+func (a *Address) link() (netlink.Link, error) {
+	if a.cfg.Interface != "" {
+		l, err := netlink.LinkByName(a.cfg.Interface)
+		if err != nil {
+			return nil, fmt.Errorf("virtual IP %v: interface %s: %w", a.IP(), a.cfg.Interface, err)
+		}
+		return l, nil
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("virtual IP %v: look at the addresses of this host: %w", a.IP(), err)
+	}
+	for _, ad := range addrs {
+		if ad.IP.Equal(a.IP().AsSlice()) {
+			continue // our own of before
+		}
+		ones, _ := ad.Mask.Size()
+		if ip, ok := netip.AddrFromSlice(ad.IP.To4()); ok && netip.PrefixFrom(ip, ones).Contains(a.IP()) && ones > 0 {
+			return netlink.LinkByIndex(ad.LinkIndex)
+		}
+	}
+	return nil, fmt.Errorf("virtual IP %v: no interface of this host is in its network; set candidate.vip.interface, or correct the address", a.IP())
+}
+
+// Held says whether the address is on this host.
+func (a *Address) Held() (bool, error) {
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return false, fmt.Errorf("virtual IP %v: look at the addresses of this host: %w", a.IP(), err)
+	}
+	for _, ad := range addrs {
+		if ad.IP.Equal(a.IP().AsSlice()) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// ErrTaken says that another host answers for the address.
+var ErrTaken = errors.New("another host has the address")
+
+// Claim takes the address for term: asks who has it, adds it, and tells everybody.
+// An old master that is cut off from the voters but not from the network may still
+// have it for a moment; so Claim asks again until ctx ends before it gives up.
+func (a *Address) Claim(ctx context.Context, term uint64) error {
+	l, err := a.link()
+	if err != nil {
+		return err
+	}
+	if held, err := a.Held(); err != nil {
+		return err
+	} else if !held {
+		for {
+			owner, err := a.Probe(ctx, l)
+			if err != nil {
+				return err
+			}
+			if owner == nil {
+				break
+			}
+			a.cfg.Log.Warn("virtual IP is still taken", "ip", a.IP().String(), "by", owner.String(), "term", term)
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("take the virtual IP %v: %w: %v; is it inside the DHCP range, or is the old master not fenced?", a.IP(), ErrTaken, owner)
+			case <-time.After(probeWait):
+			}
+		}
+		// /32: the address must not change which source address this host uses, nor
+		// bring a route of its own.
+		err = netlink.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: a.IP().AsSlice(), Mask: net.CIDRMask(32, 32)}, Flags: unix.IFA_F_NOPREFIXROUTE})
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add the virtual IP %v to %s: %w", a.IP(), l.Attrs().Name, err)
+		}
+		a.cfg.Log.Info("virtual IP taken", "ip", a.IP().String(), "interface", l.Attrs().Name, "term", term)
+	}
+	return a.announce(ctx, l)
+}
+
+// Announce tells everybody again where the address is.
+func (a *Address) Announce(ctx context.Context) error {
+	l, err := a.link()
+	if err != nil {
+		return err
+	}
+	return a.announce(ctx, l)
+}
+
+func (a *Address) announce(ctx context.Context, l netlink.Link) error {
+	s, err := openSocket(l)
+	if err != nil {
+		return fmt.Errorf("announce the virtual IP %v: %w", a.IP(), err)
+	}
+	defer s.close()
+	for i := range announcements {
+		for _, reply := range []bool{false, true} {
+			if err := s.send(announcement(s.hw, a.IP(), reply)); err != nil {
+				return fmt.Errorf("announce the virtual IP %v: %w", a.IP(), err)
+			}
+		}
+		if i == announcements-1 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil // once is enough to be correct
+		case <-time.After(announceWait):
+		}
+	}
+	return nil
+}
+
+// Release gives the address up; it may be gone already.
+func (a *Address) Release(context.Context) error {
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("give up the virtual IP %v: %w", a.IP(), err)
+	}
+	for _, ad := range addrs {
+		if !ad.IP.Equal(a.IP().AsSlice()) {
+			continue
+		}
+		l, err := netlink.LinkByIndex(ad.LinkIndex)
+		if err == nil {
+			err = netlink.AddrDel(l, &ad)
+		}
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("give up the virtual IP %v: %w", a.IP(), err)
+		}
+		a.cfg.Log.Info("virtual IP given up", "ip", a.IP().String())
+	}
+	return nil
+}
+
+// Probe asks on a link who has the address; nil = nobody answered.
+func (a *Address) Probe(ctx context.Context, l netlink.Link) (net.HardwareAddr, error) {
+	s, err := openSocket(l)
+	if err != nil {
+		return nil, fmt.Errorf("ask who has the virtual IP %v: %w", a.IP(), err)
+	}
+	defer s.close()
+	for range probes {
+		if err := s.send(probe(s.hw, a.IP())); err != nil {
+			return nil, fmt.Errorf("ask who has the virtual IP %v: %w", a.IP(), err)
+		}
+		owner, err := s.listen(ctx, probeWait, func(f frame) bool {
+			return f.senderIP == a.IP() && !bytes.Equal(f.senderHW, s.hw)
+		})
+		if owner != nil || err != nil {
+			return owner, err
+		}
+	}
+	return nil, nil
+}
+
+// socket sends and hears ARP on one link.
+type socket struct {
+	fd    int
+	hw    net.HardwareAddr
+	index int
+}
+
+func openSocket(l netlink.Link) (*socket, error) {
+	hw := l.Attrs().HardwareAddr
+	if len(hw) != 6 {
+		return nil, fmt.Errorf("interface %s has no Ethernet address", l.Attrs().Name)
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(etherARP)))
+	if err != nil {
+		return nil, fmt.Errorf("open a packet socket: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(etherARP), Ifindex: l.Attrs().Index}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("listen on %s: %w", l.Attrs().Name, err)
+	}
+	return &socket{fd, hw, l.Attrs().Index}, nil
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 } // Linux runs little-endian on every board we ship for
+
+func (s *socket) close() { unix.Close(s.fd) }
+
+func (s *socket) send(f frame) error {
+	sa := &unix.SockaddrLinklayer{Protocol: htons(etherARP), Ifindex: s.index, Halen: 6}
+	copy(sa.Addr[:], f.dst)
+	return unix.Sendto(s.fd, f.encode(), 0, sa)
+}
+
+// listen waits for a packet that matches, and returns its sender.
+func (s *socket) listen(ctx context.Context, limit time.Duration, match func(frame) bool) (net.HardwareAddr, error) {
+	end := time.Now().Add(limit)
+	buf := make([]byte, 256)
+	for {
+		left := time.Until(end)
+		if left <= 0 {
+			return nil, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}, max(1, int(left.Milliseconds())))
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return nil, err
+		}
+		if n == 0 {
+			continue
+		}
+		n, _, err = unix.Recvfrom(s.fd, buf, 0)
+		if err != nil {
+			continue
+		}
+		if f, err := decode(buf[:n]); err == nil && match(f) {
+			return bytes.Clone(f.senderHW), nil
+		}
+	}
+}
