@@ -199,7 +199,7 @@ func (a *agent) buildLoop() error {
 			a.turned.Store(int64(a.clock()))
 			a.notify.Pulse(next)
 		},
-		onFact: a.onFact, onPhase: a.onPhase, report: a.candidate, drain: a.drain,
+		onFact: a.onFact, onPhase: a.onPhase, report: a.candidate, drain: a.drain, ownRevision: a.ownRev.Load,
 	}
 	known, err := readKnown(a.knownPath())
 	if err != nil {

@@ -48,7 +48,7 @@ type Follower interface {
 
 // LeaseNote is where the fence finds the lease.
 type LeaseNote interface {
-	Write(term uint64, deadline lease.Time) error
+	Write(term uint64, deadline lease.Time, mayStart bool) error
 	Remove() error
 	Read() (lease.Lease, error) // zero if there is none
 }

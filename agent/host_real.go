@@ -98,8 +98,8 @@ type LeaseNoteFile struct {
 }
 
 // Write notes the lease.
-func (n *LeaseNoteFile) Write(term uint64, deadline lease.Time) error {
-	return leasefile.Write(n.Path, leasefile.Lease{Node: n.Node, Term: term, Deadline: deadline, TTL: n.TTL, Units: n.Units})
+func (n *LeaseNoteFile) Write(term uint64, deadline lease.Time, mayStart bool) error {
+	return leasefile.Write(n.Path, leasefile.Lease{Node: n.Node, Term: term, Deadline: deadline, TTL: n.TTL, Units: n.Units, Start: mayStart})
 }
 
 // Remove removes the note.

@@ -46,12 +46,13 @@ type loop struct {
 	guarded  bool        // PID 1's timer may be armed
 	calls    chan func() // run inside the loop, for view
 
-	onFact  func(lease.Fact) // the outside's interest in each new state
-	onPhase func(p lease.Phase, term uint64)
-	drain   func(ctx context.Context, term uint64, to string) bool
-	facts   lease.Fact
-	known   *lease.Fact  // from disk, told to the machine first
-	phase   atomic.Int64 // of the holder machine, for others
+	onFact      func(lease.Fact) // the outside's interest in each new state
+	onPhase     func(p lease.Phase, term uint64)
+	ownRevision func() uint64
+	drain       func(ctx context.Context, term uint64, to string) bool
+	facts       lease.Fact
+	known       *lease.Fact  // from disk, told to the machine first
+	phase       atomic.Int64 // of the holder machine, for others
 }
 
 type answer struct {
@@ -244,9 +245,7 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 	case lease.SendRenewal:
 		l.sendRenewal(ctx, a)
 	case lease.SetLease:
-		if err := l.host.LeaseNote.Write(a.Term, a.Deadline); err != nil {
-			l.log.Error("lease not noted: the fence acts on the older one", "term", a.Term, "err", err)
-		}
+		l.noteLease(a.Term, a.Deadline)
 		if l.holder.Phase() == lease.Stopping {
 			l.worker.guardAt(a.Deadline - l.tm.KillBefore())
 		} else if l.guarded {
@@ -263,6 +262,9 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 	case lease.Demote:
 		l.log.Warn("stopping the control plane", "term", a.Term, "why", a.Why)
 		l.guarded = true
+		if d := l.holder.Deadline(); d > 0 {
+			l.noteLease(a.Term, d) // nothing may start from here on
+		}
 		if d := l.holder.Deadline(); d != lease.Forever {
 			l.worker.guardAt(d - l.tm.KillBefore())
 		}
@@ -302,6 +304,13 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 	}
 }
 
+// noteLease writes the lease where the fence and the units find it.
+func (l *loop) noteLease(term uint64, deadline lease.Time) {
+	if err := l.host.LeaseNote.Write(term, deadline, l.holder.MayStart()); err != nil {
+		l.log.Error("lease not noted: the fence acts on the older one", "term", term, "err", err)
+	}
+}
+
 // call runs a short call beside the loop, bounded by limit.
 func (l *loop) call(ctx context.Context, limit time.Duration, f func(context.Context)) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -336,8 +345,8 @@ func (l *loop) propose(ctx context.Context, term uint64, c quorum.Command) {
 
 // own says whether the datastore at the control plane's own path is the one to
 // serve in term: this host restored it for term already, or it is as new as that
-// of the last master that served, or no master ever served.
+// of the last master that served, or no master ever served and there is no copy.
 func (l *loop) own(term uint64) bool {
 	own := l.journal.Own()
-	return own == term || l.facts.Served == 0 || own > 0 && own >= l.facts.Served
+	return own == term || own > 0 && own >= l.facts.Served || l.facts.Served == 0 && (l.ownRevision() > 0 || !l.host.Follower.Position().Complete)
 }

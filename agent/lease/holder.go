@@ -125,6 +125,10 @@ func (h *Holder) Term() uint64   { return h.term }
 func (h *Holder) Deadline() Time { return h.deadline }
 func (h *Holder) Fact() Fact     { return h.fact }
 
+// MayStart says whether something else than a takeover, such as Restart= or a
+// person, may start units now, as far as the phase goes.
+func (h *Holder) MayStart() bool { return h.phase == Promoting || h.phase == Master }
+
 // Active says whether units may be running.
 func (h *Holder) Active() bool { return h.active }
 
@@ -247,11 +251,10 @@ func (h *Holder) enforce(now Time) []Action {
 	var out []Action
 	if late := now >= h.deadline-h.tm.StopBefore() && !offDeadline; late {
 		switch {
-		case h.phase == Promoting, h.phase == Master, h.phase == Named && h.active && h.deadline != 0:
+		case h.phase == Promoting, h.phase == Master, h.phase == Named && h.deadline != 0:
+			// Also if nothing runs as far as we know: while the lease lasted, anybody
+			// could start the units.
 			out = h.stop(now, "the lease was not renewed")
-		case h.phase == Named && h.deadline != 0 && now >= h.deadline:
-			h.deadline = 0 // nothing runs: wait for a new ack
-			out = append(out, ClearLease{})
 		}
 	}
 	if h.phase == Stopping && now >= h.nextKill() {

@@ -80,14 +80,14 @@ func (a *Arbiter) Judge(now Time) Judgement {
 }
 
 // judgeFirst: a cluster in which no master ever served takes the one that runs,
-// else the one with the newest data, else the founder.
+// else the one with the newest data, else, after a while, a copy or the founder.
 func (a *Arbiter) judgeFirst(now Time, j *Judgement) {
 	if now < a.since+a.tm.Stale() {
 		j.Why = []string{"no master yet: listening to the candidates"}
 		return
 	}
 	var running []string
-	var best *report
+	var best, other *report
 	for _, r := range a.fresh(now) {
 		j.Notes = append(j.Notes, fmt.Sprintf("%s: control plane running: %v, own revision %d", r.Node, r.Running, r.OwnRevision))
 		if r.Running {
@@ -96,8 +96,11 @@ func (a *Arbiter) judgeFirst(now Time, j *Judgement) {
 		if a.resting(now, r) {
 			continue
 		}
-		if (r.OwnRevision > 0 || r.Founder && now > a.since+a.tm.Blackout()) && (best == nil || r.OwnRevision > best.OwnRevision) {
+		if r.OwnRevision > 0 && (best == nil || r.OwnRevision > best.OwnRevision) {
 			best = &r
+		}
+		if late := now > a.since+a.tm.Blackout(); late && (r.Founder || r.Ready) && other == nil {
+			other = &r // its data is only a copy, or there is none: give those who have some time to come
 		}
 	}
 	switch {
@@ -107,6 +110,8 @@ func (a *Arbiter) judgeFirst(now Time, j *Judgement) {
 		j.Due, j.To, j.Reason = true, running[0], "first master: its control plane was running"
 	case best != nil:
 		j.Due, j.To, j.Reason = true, best.Node, "first master: it has the newest data"
+	case other != nil:
+		j.Due, j.To, j.Reason = true, other.Node, "first master: nobody who has the data came"
 	default:
 		j.Why = []string{"no candidate has a control plane or data"}
 	}

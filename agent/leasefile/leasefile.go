@@ -34,6 +34,8 @@ type Lease struct {
 	Deadline time.Duration // on this host's CLOCK_BOOTTIME
 	TTL      time.Duration
 	Units    []string // in the order in which they start
+	// Start says that units may start: not while they are being stopped.
+	Start bool
 }
 
 // Boottime reads CLOCK_BOOTTIME: it counts suspend and nobody can set it.
@@ -46,8 +48,9 @@ func Boottime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// Held says whether the lease is valid at now.
-func (l Lease) Held(now time.Duration) bool { return l.Term != 0 && now < l.Deadline }
+// Held says whether a unit may start at now: the lease is valid, and neither the
+// agent nor the fence is stopping the units or about to.
+func (l Lease) Held(now time.Duration) bool { return l.Term != 0 && l.Start && now < l.StopAt() }
 
 // StopAt is when the fence begins to stop the units, KillAt when it kills them:
 // the same moments as the agent's own (S5).
@@ -60,7 +63,7 @@ func (l Lease) KillAt() time.Duration { return l.Deadline - l.TTL/6 }
 // tmpfs has no disk.
 func Write(path string, l Lease) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "term=%d\ndeadline=%d\nttl=%d\nnode=%s\nunits=%s\n", l.Term, int64(l.Deadline), int64(l.TTL), l.Node, strings.Join(l.Units, " "))
+	fmt.Fprintf(&b, "term=%d\ndeadline=%d\nttl=%d\nnode=%s\nunits=%s\nstart=%t\n", l.Term, int64(l.Deadline), int64(l.TTL), l.Node, strings.Join(l.Units, " "), l.Start)
 	tmp := path + ".new"
 	if err := os.WriteFile(tmp, []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("note the lease: %w", err)
@@ -116,6 +119,8 @@ func Parse(r io.Reader) (Lease, error) {
 			l.Node = v
 		case "units":
 			l.Units = strings.Fields(v)
+		case "start":
+			l.Start = v == "true"
 		default:
 			err = errors.New("unknown key")
 		}
@@ -126,7 +131,7 @@ func Parse(r io.Reader) (Lease, error) {
 	if err := sc.Err(); err != nil {
 		return Lease{}, err
 	}
-	for _, k := range []string{"term", "deadline", "ttl", "node", "units"} {
+	for _, k := range []string{"term", "deadline", "ttl", "node", "units", "start"} {
 		if !seen[k] {
 			return Lease{}, fmt.Errorf("%s is missing", k)
 		}

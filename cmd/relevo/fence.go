@@ -49,8 +49,10 @@ func leaseHeld(file string, now time.Duration) error {
 		return fmt.Errorf("%w%s", errNotHeld, advice)
 	case err != nil:
 		return fmt.Errorf("%w: %w%s", errNotHeld, err, advice)
-	case !l.Held(now):
+	case now >= l.Deadline:
 		return fmt.Errorf("%w any more: that of term %d ran out %v ago%s", errNotHeld, l.Term, (now - l.Deadline).Round(time.Millisecond), advice)
+	case !l.Held(now):
+		return fmt.Errorf("%w for much longer: the control plane is being stopped%s", errNotHeld, advice)
 	}
 	return nil
 }

@@ -41,7 +41,8 @@ type node struct {
 
 	// the lease note in /run, and PID 1's timer
 	note      lease.Lease
-	timer     int // the armed timer; 0 = none
+	mayStart  bool // what the note says of starting units
+	timer     int  // the armed timer; 0 = none
 	timers    int
 	known     lease.Fact // newest fact this host wrote down
 	units     unitState
@@ -227,7 +228,7 @@ func (n *node) doHolder(a lease.Action) {
 	case lease.SendRenewal:
 		n.renew(a)
 	case lease.SetLease:
-		n.note = lease.Lease{Term: a.Term, Deadline: a.Deadline}
+		n.note, n.mayStart = lease.Lease{Term: a.Term, Deadline: a.Deadline}, n.holder.MayStart()
 		n.timer = 0
 		if n.phase() == lease.Stopping {
 			n.guard()
@@ -243,6 +244,7 @@ func (n *node) doHolder(a lease.Action) {
 		w.trace("%s demotes itself, term %d: %s", n.name, a.Term, a.Why)
 		n.job++
 		job := n.job
+		n.mayStart = false
 		n.guard()
 		n.stopUnits()
 		n.waitDown(job)
@@ -266,7 +268,7 @@ func (n *node) promote(job int, term uint64, step int) {
 			return
 		}
 		switch {
-		case n.w.chance(0.002) && !n.w.quiet:
+		case n.w.chance(0.002) && !n.w.quiet && n.w.cfg.Faults != 0:
 			n.hold(lease.Promoted{Term: term, Err: errSim})
 			return
 		case step == 3:

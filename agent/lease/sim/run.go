@@ -160,7 +160,28 @@ func (w *world) masters() int {
 	return live
 }
 
+// dataLeft says whether any candidate still has the newest data: where the disk with
+// the only fresh copy was lost, nobody becomes the master without a person.
+func (w *world) dataLeft() bool {
+	var f lease.Fact
+	for _, n := range w.nodes {
+		if n.raft.applied.Served >= f.Served {
+			f = n.raft.applied
+		}
+	}
+	for _, n := range w.nodes {
+		fresh := n.ownTerm > 0 && n.ownTerm >= f.Served || n.copyTerm > 0 && n.copyTerm >= f.Served
+		if n.candidate && (fresh && slices.Contains(f.InSync, n.name) || f.Served == 0 && (fresh || n.id == 0 && !n.wiped)) {
+			return true
+		}
+	}
+	return false
+}
+
 func (w *world) checkLiveness() {
+	if !w.dataLeft() {
+		return
+	}
 	if live := w.masters(); live != 1 {
 		s := ""
 		for _, n := range w.nodes {

@@ -156,10 +156,17 @@ func (w *world) send(from, to *node, f func()) {
 		copies = 2
 	}
 	for range copies {
-		if l.down || w.chance(w.cfg.Loss+l.loss) {
+		d := 200*time.Microsecond + w.between(0, 3*time.Millisecond) + w.between(0, l.slow)
+		// TCP sends a lost packet again after 200, 400, 800 ms; then the call has
+		// timed out.
+		again := 200 * time.Millisecond
+		for again < 1600*time.Millisecond && w.chance(w.cfg.Loss+l.loss) {
+			d += again
+			again *= 2
+		}
+		if l.down || again >= 1600*time.Millisecond {
 			continue
 		}
-		d := 200*time.Microsecond + w.between(0, 3*time.Millisecond) + w.between(0, l.slow)
 		if w.chance(0.002) {
 			d += w.between(0, 4*time.Second) // a retransmission, a stuck switch
 		}
