@@ -52,12 +52,12 @@ func main() {
 
 // node is one agent of the demo.
 type node struct {
-	name                    string
-	dir                     string
-	candidate               bool
-	gossip, peer, api, http int
-	cmd                     *exec.Cmd
-	done                    chan struct{}
+	name              string
+	dir               string
+	candidate         bool
+	gossip, peer, api int
+	cmd               *exec.Cmd
+	done              chan struct{}
 }
 
 func (n *node) url() string { return "https://127.0.0.1:" + strconv.Itoa(n.api) }

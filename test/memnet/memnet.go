@@ -156,12 +156,11 @@ func (a address) String() string { return string(a) }
 
 // queue is one direction of a connection.
 type queue struct {
-	mu       sync.Mutex
-	changed  chan struct{} // closed and replaced at every change
-	buf      []byte
-	closed   bool
-	isCut    func() bool
-	deadline time.Time
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced at every change
+	buf     []byte
+	closed  bool
+	isCut   func() bool
 }
 
 // maxQueued is how much may lie in a direction, like a socket's buffers.

@@ -228,7 +228,7 @@ func (n *node) doHolder(a lease.Action) {
 	case lease.SendRenewal:
 		n.renew(a)
 	case lease.SetLease:
-		n.note, n.mayStart = lease.Lease{Term: a.Term, Deadline: a.Deadline}, n.holder.MayStart()
+		n.note, n.mayStart = lease.Lease(a), n.holder.MayStart()
 		n.timer = 0
 		if n.phase() == lease.Stopping {
 			n.guard()

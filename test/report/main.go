@@ -1,0 +1,197 @@
+// Command report runs the project's checks, section by section, and says plainly
+// how each went. `make test`, `make e2e`, `make bench` and `make lint` call it.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+type totals struct{ passed, failed, skipped int }
+
+// run is one call of make.
+type run struct {
+	totals
+	skips []string // what could not be checked here, for the last lines
+}
+
+func main() {
+	what := "all"
+	if len(os.Args) > 1 {
+		what = os.Args[1]
+	}
+	r := &run{}
+	begin := time.Now()
+	switch what {
+	case "all":
+		r.lint()
+		r.goTest("unit tests", "./...")
+		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "./agent/lease/sim")
+		r.goTest("race detector", "-race", "-short", "./agent", "./agent/api", "./agent/peer", "./agent/member", "./agent/quorum", "./agent/takeover", "./systemd", "./avahi", "./health")
+		r.builds()
+		r.e2e(".")
+	case "e2e":
+		r.e2e(os.Args[2])
+	case "bench":
+		r.goTest("benchmarks on real hosts", "-tags", "bench", "-timeout", "60m", "-v", "./test/bench/...")
+	case "lint":
+		r.lint()
+	default:
+		fmt.Fprintf(os.Stderr, "report: all, e2e, bench or lint, not %q\n", what)
+		os.Exit(2)
+	}
+	fmt.Printf("\n%s in %v\n", map[bool]string{true: "ALL IS WELL", false: "FAILED"}[r.failed == 0], time.Since(begin).Round(time.Second))
+	for _, s := range r.skips {
+		fmt.Println("SKIPPED:", s)
+	}
+	fmt.Printf("%d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)
+	if r.failed > 0 {
+		os.Exit(1)
+	}
+}
+
+func section(name string) { fmt.Printf("\n== %s\n", name) }
+
+// check runs a command that must succeed, and, if quiet is set, say nothing.
+func (r *run) check(name string, env []string, quiet bool, argv ...string) {
+	begin := time.Now()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil || quiet && len(bytes.TrimSpace(out)) > 0 {
+		r.failed++
+		fmt.Printf("FAIL  %s: %v\n%s\n", name, err, out)
+		return
+	}
+	r.passed++
+	fmt.Printf("ok    %-40s %v\n", name, time.Since(begin).Round(time.Second))
+}
+
+func (r *run) lint() {
+	section("lint")
+	r.check("gofmt", nil, true, "gofmt", "-l", "agent", "avahi", "cmd", "health", "systemd", "test")
+	r.check("go vet", nil, false, "go", "vet", "./...")
+	r.check("go vet, with the tests that need real hosts", nil, false, "go", "vet", "-tags", "e2e,bench", "./...")
+	r.check("staticcheck", nil, true, "go", "tool", "-modfile=packaging/tools/go.mod", "staticcheck", "-tests=false", "./...")
+	r.check("no file over 500 lines", nil, true, "sh", "-c", `git ls-files '*.go' | xargs wc -l | awk '$1 > 500 && $2 != "total"'`)
+}
+
+func (r *run) builds() {
+	section("builds without cgo")
+	for _, a := range [][2]string{{"arm", "6"}, {"arm64", ""}, {"amd64", ""}} {
+		r.check("linux/"+a[0]+map[bool]string{true: "v" + a[1]}[a[1] != ""], []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + a[0], "GOARM=" + a[1]},
+			false, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", os.DevNull, "./cmd/relevo")
+	}
+}
+
+func (r *run) e2e(pattern string) {
+	if os.Geteuid() != 0 {
+		r.skip("end-to-end tests on real hosts: they need root (sudo make e2e)")
+		return
+	}
+	r.goTest("end-to-end, on real hosts", "-tags", "e2e", "-timeout", "40m", "-p", "1", "-run", pattern, "./test/hosts", "./test/e2e", "./agent/kube")
+}
+
+func (r *run) skip(what string) {
+	r.skipped++
+	r.skips = append(r.skips, what)
+}
+
+type event struct {
+	Action, Package, Test, Output string
+	Elapsed                       float64
+}
+
+// goTest runs `go test` and shows a line for each package, all of the output of
+// what failed, and the reason of what was skipped.
+func (r *run) goTest(name string, args ...string) {
+	section(name)
+	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		r.failed++
+		fmt.Println("FAIL ", err)
+		return
+	}
+	before := r.totals
+	r.read(out, strings.Contains(strings.Join(args, " "), " -v"))
+	if err := cmd.Wait(); err != nil && r.failed == before.failed {
+		r.failed++ // it did not even build
+		fmt.Println("FAIL ", err)
+	}
+}
+
+func (r *run) read(out io.Reader, verbose bool) {
+	output := map[string][]string{}
+	counts := map[string]*totals{}
+	sc := bufio.NewScanner(out)
+	sc.Buffer(nil, 4<<20)
+	for sc.Scan() {
+		var e event
+		if json.Unmarshal(sc.Bytes(), &e) != nil {
+			fmt.Println(sc.Text())
+			continue
+		}
+		key := e.Package + " " + e.Test
+		c := counts[e.Package]
+		if c == nil {
+			c = &totals{}
+			counts[e.Package] = c
+		}
+		switch e.Action {
+		case "output", "build-output":
+			if verbose {
+				fmt.Print(e.Output)
+			}
+			if len(output[key]) < 2000 {
+				output[key] = append(output[key], e.Output)
+			}
+		case "pass", "fail", "skip":
+			r.ended(e, c, output[key])
+			delete(output, key)
+		}
+	}
+}
+
+func (r *run) ended(e event, c *totals, out []string) {
+	if e.Test == "" {
+		name := strings.TrimPrefix(e.Package, "relevo.dev/relevo/")
+		switch {
+		case e.Action == "fail" && c.failed == 0: // no test failed: it did not build, or hung
+			r.failed++
+			fmt.Printf("FAIL  %s\n%s\n", name, strings.Join(out, ""))
+		case c.passed+c.failed+c.skipped > 0:
+			fmt.Printf("%-5s %-34s %3d passed, %d failed, %d skipped  %.1f s\n", map[bool]string{true: "ok", false: "FAIL"}[c.failed == 0], name, c.passed, c.failed, c.skipped, e.Elapsed)
+		}
+		return
+	}
+	switch e.Action {
+	case "pass":
+		c.passed++
+		r.passed++
+	case "fail":
+		c.failed++
+		r.failed++
+		fmt.Printf("---- %s %s\n%s", e.Package, e.Test, strings.Join(out, ""))
+	case "skip":
+		c.skipped++
+		why := ""
+		for _, l := range out {
+			if s := strings.TrimSpace(l); s != "" && !strings.HasPrefix(s, "===") && !strings.HasPrefix(s, "---") {
+				why = s
+			}
+		}
+		r.skip(e.Test + ": " + why)
+	}
+}
