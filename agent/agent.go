@@ -75,9 +75,11 @@ type agent struct {
 	log     *slog.Logger
 	id      *peer.Identity
 	clock   Clock
-	addr    netip.Addr
+	addr    atomic.Pointer[netip.Addr] // where the others reach this host now
 	founder bool
 	started time.Time
+	// addressed is when the address was looked at last (steward's).
+	addressed time.Time
 
 	port    *peer.Port
 	pool    *member.Pool
@@ -121,6 +123,9 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if a.id, err = peer.Load(cfg.Peer.PKIDir); err != nil {
 		return err
 	}
+	if a.id.Cluster() != cfg.Cluster {
+		return fmt.Errorf("the configuration is for the cluster %s, this host belongs to %s: correct cluster:, or accept an invitation to %s", cfg.Cluster, a.id.Cluster(), cfg.Cluster)
+	}
 	if a.id.Node() != cfg.Node {
 		return fmt.Errorf("the configuration names this host %s, its certificate %s: set node: %s, or accept an invitation for %s", cfg.Node, a.id.Node(), a.id.Node(), cfg.Node)
 	}
@@ -132,7 +137,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.addr = addr
+	a.addr.Store(&addr)
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
@@ -259,7 +264,12 @@ func (a *agent) prepareHost(ctx context.Context) (active bool, err error) {
 func (a *agent) buildNet(key []byte) (err error) {
 	nw := a.opts.Net
 	var gossip func(ip string, port int) (memberlist.NodeAwareTransport, error)
-	listen := net.JoinHostPort(a.addr.String(), strconv.Itoa(a.cfg.Peer.Port))
+	// An address may go with its DHCP lease: listen on all of them.
+	bind := "0.0.0.0"
+	if a.cfg.Advertise.IsValid() {
+		bind = a.cfg.Advertise.String()
+	}
+	listen := net.JoinHostPort(bind, strconv.Itoa(a.cfg.Peer.Port))
 	var l net.Listener
 	var dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	if nw != nil {
@@ -269,7 +279,7 @@ func (a *agent) buildNet(key []byte) (err error) {
 		gossip, dial = nw.Gossip, nw.Dial
 	}
 	a.pool, err = member.New(member.Config{
-		Node: a.cfg.Node, BindAddr: a.addr.String(), Port: a.cfg.Gossip.Port, Key: key, Tags: a.tags(),
+		Node: a.cfg.Node, BindAddr: bind, AdvertiseAddr: a.addr.Load().String(), Port: a.cfg.Gossip.Port, Key: key, Tags: a.tags(),
 		PeersFile: filepath.Join(a.cfg.DataDir, "peers"), Join: a.joinAddrs, Transport: gossip, Log: a.log,
 	})
 	if err != nil {
@@ -283,12 +293,8 @@ func (a *agent) buildNet(key []byte) (err error) {
 		return err
 	}
 	a.loop.peers = a.port
-	dir := filepath.Join(a.cfg.DataDir, "raft")
-	if a.opts.Net != nil && a.opts.Clock != nil {
-		dir = "" // whole-agent tests restart from what the network of the test remembers
-	}
 	a.quorum, err = quorum.Open(quorum.Config{
-		Node: a.cfg.Node, Cluster: a.id.ClusterID(), Dir: dir, Bootstrap: a.founder, Voter: a.cfg.Voter,
+		Node: a.cfg.Node, Cluster: a.id.ClusterID(), Dir: filepath.Join(a.cfg.DataDir, "raft"), Bootstrap: a.founder, Voter: a.cfg.Voter,
 		Stream: raftStream{a.port.RaftLayer()}, TTL: a.cfg.LeaseTTL, Log: a.log,
 	})
 	if err != nil {
@@ -315,10 +321,22 @@ func (a *agent) run(ctx context.Context) error {
 			return errors.Join(err, a.port.Close(), a.quorum.Close(), a.api.Close())
 		}
 	}
-	a.log.Info("agent starts", "node", a.cfg.Node, "cluster", a.id.Cluster(), "addr", a.addr.String(), "version", a.opts.Version, "lease_ttl", a.cfg.LeaseTTL)
+	a.log.Info("agent starts", "node", a.cfg.Node, "cluster", a.id.Cluster(), "addr", a.addr.Load().String(), "version", a.opts.Version, "lease_ttl", a.cfg.LeaseTTL)
+	// The port closes last: an arbiter hands its office on while the others stop.
+	portCtx, closePort := context.WithCancel(context.WithoutCancel(ctx))
+	portErr := make(chan error, 1)
 	g, ctx := errgroup.WithContext(ctx)
-	// What must outlive ctx a little does so in its own Run.
-	g.Go(func() error { return a.port.Run(ctx) })
+	go func() { portErr <- a.port.Run(portCtx) }()
+	defer closePort()
+	g.Go(func() error {
+		select {
+		case err := <-portErr:
+			portErr <- err
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	g.Go(func() error { return a.pool.Run(ctx) })
 	g.Go(func() error { return a.quorum.Run(ctx) })
 	g.Go(func() error { return a.board.Run(ctx) })
@@ -339,5 +357,7 @@ func (a *agent) run(ctx context.Context) error {
 		a.log.Info("agent stops")
 		return nil
 	})
-	return g.Wait()
+	err := g.Wait()
+	closePort()
+	return errors.Join(err, <-portErr)
 }

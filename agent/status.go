@@ -198,7 +198,7 @@ func (a *agent) Services(context.Context) (api.Services, error) {
 	out := api.Services{Services: []api.Service{}}
 	mine := map[string]bool{}
 	for _, p := range a.board.Published() {
-		addr := a.addr
+		addr := *a.addr.Load()
 		if p.Addr.IsValid() {
 			addr = p.Addr
 		}

@@ -2,9 +2,13 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -69,10 +73,14 @@ func (a *agent) joinAddrs(context.Context) []string {
 // soon as it is gossiped.
 func (a *agent) resolve(node string) (string, error) {
 	if node == a.cfg.Node {
-		return net.JoinHostPort(a.addr.String(), strconv.Itoa(a.cfg.Peer.Port)), nil
+		return net.JoinHostPort(a.addr.Load().String(), strconv.Itoa(a.cfg.Peer.Port)), nil
 	}
 	m, ok := a.member(node)
 	if !ok {
+		// Not heard of since we started; but where it was, it may be.
+		if addr, ok := a.pool.Lookup(node); ok {
+			return net.JoinHostPort(addr, strconv.Itoa(a.cfg.Peer.Port)), nil
+		}
 		return "", fmt.Errorf("%s is not in the pool", node)
 	}
 	port := m.Tags[tagPeerPort]
@@ -134,6 +142,11 @@ func (a *agent) onFact(f lease.Fact) {
 	k, err := readKnown(a.knownPath())
 	if err == nil && k.Term == f.Term && k.Holder == f.Holder && k.Released == f.Released || f.Term == 0 {
 		return
+	}
+	if a.founder { // the cluster is founded: this host must never found it again
+		if err := os.Remove(filepath.Join(a.cfg.DataDir, "bootstrap")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			a.log.Error("founder's mark not removed", "err", err)
+		}
 	}
 	if err := writeKnown(a.knownPath(), f); err != nil {
 		a.log.Error("newest term not noted", "err", err)
@@ -219,6 +232,7 @@ func (a *agent) steward(ctx context.Context) error {
 		if err := a.pool.SetTags(a.tags()); err != nil && ctx.Err() == nil {
 			a.log.Warn("tags not gossiped", "err", err)
 		}
+		a.readdress()
 		a.announce()
 		a.seen.update(a.pool.Members())
 		a.tend(ctx)
@@ -229,6 +243,21 @@ func (a *agent) steward(ctx context.Context) error {
 		}
 		a.notify.Status(a.oneLine())
 	}
+}
+
+// readdress notices that this host has another address now, and tells the others.
+func (a *agent) readdress() {
+	if a.cfg.Advertise.IsValid() || time.Since(a.addressed) < 10*time.Second {
+		return
+	}
+	a.addressed = time.Now()
+	_, addr, err := chooseInterface(a.cfg.Interface, a.vip())
+	if err != nil || addr == *a.addr.Load() {
+		return // without an address there is nothing to tell
+	}
+	a.log.Warn("this host has another address now", "was", a.addr.Load().String(), "now", addr.String())
+	a.addr.Store(&addr)
+	a.pool.Restart(addr.String())
 }
 
 // announce declares what this host offers now.
