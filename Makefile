@@ -48,18 +48,21 @@ fuzz: ## every fuzzer for FUZZ= (default 1m)
 		for f in $$(grep -h '^func Fuzz' $$p/*_test.go | sed 's/func \(Fuzz[A-Za-z]*\).*/\1/'); do \
 			echo "$$p $$f"; go test $$p -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZ:-1m}; done; done; echo "fuzz: no finding"
 
+# armhf is built for ARMv6: Raspberry Pi OS calls that armhf, too.
+DEB_ARCHES ?= armhf:arm:6 arm64:arm64: amd64:amd64:
+DIST ?= dist
+
 deb: ## dist/relevo_VERSION_{armhf,arm64,amd64}.deb, reproducible
-	@rm -rf dist && mkdir -p dist/stage
-	@gzip -9nc CHANGELOG.md > dist/stage/changelog.gz
-	@gzip -9nc packaging/relevo.1 > dist/stage/relevo.1.gz
-	@go run ./cmd/relevo completion bash > dist/stage/bash-completion
-	@for a in armhf:arm:6 arm64:arm64: amd64:amd64:; do \
-		IFS=: read -r deb arch arm <<< "$$a"; \
-		GOARCH=$$arch GOARM=$$arm $(GOBUILD) -o dist/stage/relevo-$$deb ./cmd/relevo; \
-		ARCH=$$deb VERSION='$(VERSION)' MTIME='$(MTIME)' BIN=dist/stage/relevo-$$deb STAGE=dist/stage \
-			envsubst '$$ARCH $$VERSION $$MTIME $$BIN $$STAGE' < nfpm.yaml > dist/stage/nfpm-$$deb.yaml; \
-		$(TOOL) nfpm package -f dist/stage/nfpm-$$deb.yaml -p deb -t dist/relevo_$(VERSION)_$$deb.deb > /dev/null; \
-		echo "built dist/relevo_$(VERSION)_$$deb.deb, $$(stat -c %s dist/relevo_$(VERSION)_$$deb.deb | numfmt --to=si)B (binary $$(stat -c %s dist/stage/relevo-$$deb | numfmt --to=si)B)"; \
+	@rm -rf $(DIST) && mkdir -p $(DIST)/stage
+	@gzip -9nc CHANGELOG.md > $(DIST)/stage/changelog.gz
+	@gzip -9nc packaging/relevo.1 > $(DIST)/stage/relevo.1.gz
+	@go run ./cmd/relevo completion bash > $(DIST)/stage/bash-completion
+	@for a in $(DEB_ARCHES); do \
+		IFS=: read -r deb arch arm <<< "$$a"; bin=$(DIST)/stage/relevo-$$deb; out=$(DIST)/relevo_$(VERSION)_$$deb.deb; \
+		GOARCH=$$arch GOARM=$$arm $(GOBUILD) -o $$bin ./cmd/relevo; \
+		sed -e "s|\$${ARCH}|$$deb|; s|\$${VERSION}|$(VERSION)|; s|\$${MTIME}|$(MTIME)|; s|\$${BIN}|$$bin|; s|\$${STAGE}|$(DIST)/stage|" nfpm.yaml > $$bin.yaml; \
+		$(TOOL) nfpm package -f $$bin.yaml -p deb -t $$out > /dev/null; \
+		echo "built $$out, $$(stat -c %s $$out | numfmt --to=si)B (binary $$(stat -c %s $$bin | numfmt --to=si)B)"; \
 	done
 
 clean: ## remove what was built

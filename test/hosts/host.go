@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -115,24 +116,8 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	if err := h.set("cgroup.freeze", "0"); err != nil {
 		return err
 	}
-	console, err := os.OpenFile(filepath.Join(h.dir, "console.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	c, err := h.container()
 	if err != nil {
-		return fmt.Errorf("boot %s: %w", h.Name, err)
-	}
-	defer console.Close()
-	cgroup, err := os.Open(h.lab.path(h.cgroup + "/init"))
-	if err != nil {
-		return fmt.Errorf("boot %s: %w", h.Name, err)
-	}
-	defer cgroup.Close()
-	// Not bound to ctx: the host runs until its power is cut.
-	c := h.lab.enter(context.Background(), "systemd-nspawn", "--quiet", "--settings=no",
-		"--directory="+h.dir+"/root", "--boot", "--machine="+h.lab.name+"-"+h.Name, "--hostname="+h.Name,
-		"--register=no", "--keep-unit", "--network-namespace-path=/run/netns/"+h.Name,
-		"--capability=all", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only")
-	c.Stdout, c.Stderr = console, console
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
-	if err := c.Start(); err != nil {
 		return fmt.Errorf("boot %s: %w", h.Name, err)
 	}
 	gone := make(chan struct{})
@@ -140,10 +125,47 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	h.gone = gone
 	h.mu.Unlock()
 	go func() { // ends with the container; PowerCut, Shutdown and Lab.Close wait for it
-		_ = c.Wait() // a cut power is an "error"; the console has the reasons of others
-		close(gone)
+		defer close(gone)
+		for {
+			err := c.Wait() // a cut power is an "error"; the console has the reasons of others
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != rebooted {
+				return
+			}
+			h.lab.opts.Log("%s: reboots", h.Name)
+			if c, err = h.container(); err != nil {
+				h.lab.opts.Log("%s: does not come back: %v", h.Name, err)
+				return
+			}
+		}
 	}()
 	return nil
+}
+
+// rebooted is systemd-nspawn's exit status when the host asked for a reboot and nobody
+// but its caller could start it again (--keep-unit).
+const rebooted = 133
+
+// container starts the host's systemd.
+func (h *Host) container() (*exec.Cmd, error) {
+	console, err := os.OpenFile(filepath.Join(h.dir, "console.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer console.Close()
+	cgroup, err := os.Open(h.lab.path(h.cgroup + "/init"))
+	if err != nil {
+		return nil, err
+	}
+	defer cgroup.Close()
+	// Not bound to a context: the host runs until its power is cut.
+	c := h.lab.enter(context.Background(), "systemd-nspawn", "--quiet", "--settings=no",
+		"--directory="+h.dir+"/root", "--boot", "--machine="+h.lab.name+"-"+h.Name, "--hostname="+h.Name,
+		"--register=no", "--keep-unit", "--network-namespace-path=/run/netns/"+h.Name,
+		"--capability=all", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only")
+	c.Stdout, c.Stderr = console, console
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
+	return c, c.Start()
 }
 
 // PowerCut pulls the plug: first the link, for the host's kernel would go on
@@ -179,8 +201,12 @@ func (h *Host) dead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A cgroup that was once killed is of no more use: Linux (6.18, seen) kills whatever
+	// is born into it by clone3(CLONE_INTO_CGROUP), for it compares the kill counter of the
+	// cgroup with that of the parent's. So each life of a host gets cgroups of its own.
 	script := `ip -n $1 link del $2 2>/dev/null; ip netns del $2 2>/dev/null
-find "$3/init" -mindepth 1 -depth -type d -exec rmdir {} \;`
+find "$3" -depth -type d -exec rmdir {} \;
+mkdir "$3" "$3/init" "$3/run"`
 	if _, err := h.lab.sh(ctx, script, switchNet, h.Name, h.cgroup); err != nil {
 		return fmt.Errorf("clear up after %s: %w", h.Name, err)
 	}

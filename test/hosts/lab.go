@@ -101,6 +101,7 @@ func (l *Lab) start(labs string) error {
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the test; the anchor sees it end
 	var text strings.Builder
 	c.Stderr = &text
+	c.WaitDelay = time.Second // killed, it leaves a child that holds stderr
 	in, err := c.StdinPipe()
 	if err != nil {
 		return fmt.Errorf("start the lab: %w", err)
