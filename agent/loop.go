@@ -295,6 +295,8 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 	case lease.Propose:
 		l.log.Warn("giving the next term", "term", a.Term, "holder", a.Holder, "automatic", a.Automatic, "why", a.Reason)
 		l.propose(ctx, a.Term, quorum.Grant(a.Term, a.Holder, a.Reason, a.Automatic, a.By, a.Notes))
+	case lease.Blocked:
+		l.log.Error("the master is lost and nobody is promoted", "term", a.Term, "why", a.Why)
 	case lease.ProposeRelease:
 		l.propose(ctx, a.Term, quorum.Release(a.Term, a.Holder, a.Why))
 	case lease.ProposeInSync:

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -105,6 +106,11 @@ type (
 		Term  uint64
 		Nodes []string
 	}
+	// Blocked tells why nobody is promoted, although Term is over.
+	Blocked struct {
+		Term uint64
+		Why  string
+	}
 	// ProposeResumed ends [Resuming].
 	ProposeResumed struct{ Epoch uint64 }
 )
@@ -116,6 +122,7 @@ func (Propose) action()        {}
 func (ProposeRelease) action() {}
 func (ProposeInSync) action()  {}
 func (ProposeResumed) action() {}
+func (Blocked) action()        {}
 
 // Policy of the arbiter.
 type Policy struct {
@@ -150,8 +157,10 @@ type Arbiter struct {
 	pending   map[uint64]Renewal
 	reports   map[string]report
 	failovers []Time // automatic ones seen, newest last
-	syncAt    Time   // the in-sync set is not proposed again before this
-	syncTerm  uint64 // in this term
+	syncAt    Time   // when an in-sync set was proposed last,
+	syncTerm  uint64 // for this term
+	blocked   string // why nobody is promoted, as told last,
+	blockedAt Time   // at this moment
 }
 
 // NewArbiter makes the machine of node.
@@ -297,18 +306,34 @@ func (a *Arbiter) decide(now Time) []Action {
 		return []Action{ProposeResumed{a.fact.Epoch}}
 	}
 	if set, changed := a.inSync(now); changed {
-		a.syncAt, a.syncTerm = now+a.tm.TTL, a.fact.Term
+		a.syncAt, a.syncTerm = now, a.fact.Term
 		out = append(out, ProposeInSync{a.fact.Term, set})
 	}
 	j := a.Judge(now)
 	if !j.Due {
-		return out
+		return append(out, a.tellBlocked(now, j)...)
 	}
+	a.blocked = ""
 	if j.Automatic {
 		a.failovers = append(a.failovers, now)
 	}
 	a.proposed = a.fact.Term + 1
 	return append(out, Propose{a.proposed, j.To, j.Automatic, j.Reason, j.By, j.Notes})
+}
+
+// tellBlocked says why nobody is promoted although the term is over: when that
+// begins, and when the reason is another one after a while.
+func (a *Arbiter) tellBlocked(now Time, j Judgement) []Action {
+	why := strings.Join(j.Why, "; ")
+	if !j.Over {
+		a.blocked = ""
+		return nil
+	}
+	if why == a.blocked || a.blocked != "" && now < a.blockedAt+a.tm.Blackout()/2 {
+		return nil
+	}
+	a.blocked, a.blockedAt = why, now
+	return []Action{Blocked{a.fact.Term, why}}
 }
 
 // Wake is when the machine next has something to decide by itself.

@@ -11,6 +11,7 @@ import (
 // reasons: `status` and `explain` print it, and decide acts on it.
 type Judgement struct {
 	Due       bool   // propose now
+	Over      bool   // the term may be taken away (S3), or was given back
 	Possible  bool   // would act if the holder were lost now
 	To        string // the successor it would choose
 	Automatic bool   // counts against the flap limit
@@ -61,6 +62,12 @@ func (a *Arbiter) Judge(now Time) Judgement {
 	// Who could take it?
 	j.To = a.choose(now, forced, &j)
 	j.Possible = j.To != ""
+	if j.Possible && !over && !slices.Contains(a.fact.InSync, j.To) {
+		// If the arbiter goes down with the master, the next one knows only what is committed.
+		j.Possible = false
+		j.Why = append(j.Why, j.To+": caught up, and the voters are about to note it")
+	}
+	j.Over = over
 	if a.fact.Pause != Running {
 		j.Possible = false
 		j.Why = append(j.Why, "the cluster is "+string(a.fact.Pause)+": nobody is promoted")
@@ -226,15 +233,22 @@ func (a *Arbiter) inSync(now Time) (set []string, changed bool) {
 	switch {
 	case a.served == 0 || a.served < a.since || a.fact.Released || now > a.served+2*a.tm.Renew():
 		return nil, false
-	case now < a.syncAt && a.syncTerm == a.fact.Term:
-		return nil, false // do not write at every flutter
-	case !first && now < a.since+a.tm.TTL:
-		return nil, false // hear everybody first
+	case now < a.syncAt+a.tm.Renew() && a.syncTerm == a.fact.Term:
+		return nil, false // a proposal is on its way
 	}
 	set = []string{a.fact.Holder}
 	for _, r := range a.fresh(now) {
 		if lag, known := a.lag(r); known && lag <= a.pol.MaxLag && r.Ready && r.Node != a.fact.Holder {
 			set = append(set, r.Node)
+		}
+	}
+	// Who has caught up is noted at once, since only then a failover is sure. Who fell
+	// behind is struck off later: not at every flutter, and everybody is heard first.
+	if !first && (now < a.since+a.tm.TTL || now < a.syncAt+a.tm.TTL && a.syncTerm == a.fact.Term) {
+		for _, n := range a.fact.InSync {
+			if !slices.Contains(set, n) {
+				set = append(set, n)
+			}
 		}
 	}
 	slices.Sort(set)

@@ -3,15 +3,16 @@ package hosts
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// Audit watches from outside which host runs the control plane: whether the cgroup
-// of any of the units has a process in it, on the machine's one clock, every few
-// milliseconds. A frozen host runs nothing as long as it is frozen.
+// Audit watches from outside which host runs the control plane: whether the program
+// of any of the units is a process in that unit's cgroup, on the machine's one clock,
+// every few milliseconds. A frozen host runs nothing as long as it is frozen.
 type Audit struct {
 	lab   *Lab
 	units []string
@@ -85,20 +86,25 @@ func (a *Audit) sample(hosts []*Host) {
 	}
 }
 
-// runs says whether any of the units has a process, and whether the host is frozen.
+// runs says whether the program of any of the units is running, and whether the host
+// is frozen. The program has the unit's name; a condition that is being checked runs in
+// the unit's cgroup, too, and is not the control plane.
 func (h *Host) runs(units []string) (runs, frozen bool) {
 	cg := h.lab.path(h.cgroup)
 	for _, u := range units {
-		if v, err := cgroupEvent(cg+"/init/payload/system.slice/"+u, "populated"); err == nil && v == "1" {
-			runs = true
-			break
+		procs, err := os.ReadFile(cg + "/init/payload/system.slice/" + u + "/cgroup.procs")
+		if err != nil {
+			continue
+		}
+		for _, pid := range strings.Fields(string(procs)) {
+			comm, err := os.ReadFile("/proc/" + pid + "/comm")
+			if err == nil && strings.TrimSpace(string(comm))+".service" == u {
+				v, err := cgroupEvent(cg, "frozen")
+				return true, err == nil && v == "1"
+			}
 		}
 	}
-	if runs {
-		v, err := cgroupEvent(cg, "frozen")
-		frozen = err == nil && v == "1"
-	}
-	return runs, frozen
+	return false, false
 }
 
 // Running is which hosts run the control plane now.

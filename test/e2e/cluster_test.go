@@ -1,0 +1,214 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/test/hosts"
+)
+
+const version = "0.1.0"
+
+// node is a host with relevo on it.
+type node struct{ *hosts.Host }
+
+// cluster is what the README sets up: n1, n2 and n3 are candidates, n4 only votes,
+// and n1 ran the control plane before relevo came.
+type cluster struct {
+	t     *testing.T
+	lab   *hosts.Lab
+	kube  *hosts.Kube
+	audit *hosts.Audit
+	nodes []*node
+}
+
+type options struct {
+	ttl   time.Duration // of the lease; 0 = default
+	extra string        // more lines of configuration, for all
+}
+
+// within is the time that one step may take at most; nothing asserts what it took.
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newCluster sets it up by the commands of the README, and waits until a failover is
+// possible.
+func newCluster(t *testing.T, o options) *cluster {
+	t.Helper()
+	deb := debFile(t, version)
+	lab := hosts.NewLab(t, hosts.Options{})
+	c := &cluster{t: t, lab: lab}
+	hs, err := lab.AddHosts(t.Context(), "n1", "n2", "n3", "n4")
+	ok(t, err)
+	for _, h := range hs {
+		c.nodes = append(c.nodes, &node{h})
+	}
+	ok(t, lab.Boot(within(t, 2*time.Minute)))
+	c.kube, err = lab.InstallKube(within(t, 20*time.Minute), hs[:3]...)
+	ok(t, err)
+	ok(t, hs[0].WaitUnit(within(t, time.Minute), "kube-apiserver.service", "active"))
+	c.audit = lab.Audit(hosts.Units...)
+	t.Cleanup(func() {
+		if _, err := c.audit.Stop(); err != nil {
+			t.Error(err)
+		}
+		t.Log(c.audit)
+	})
+	ctx := within(t, 2*time.Minute)
+	g, gctx := errgroup.WithContext(ctx)
+	for i, n := range c.nodes {
+		g.Go(func() error {
+			if err := c.installDeb(gctx, n, deb); err != nil {
+				return err
+			}
+			return n.WriteFile(gctx, "/etc/relevo/relevo.yaml", []byte(config(n.Name, i < 3, o)), 0o640)
+		})
+	}
+	ok(t, g.Wait())
+	n1 := c.nodes[0]
+	_, err = n1.Run(ctx, "relevo", "init")
+	ok(t, err)
+	for _, n := range c.nodes[1:] {
+		invitation, err := n1.Run(ctx, "relevo", "invite", n.Name)
+		ok(t, err)
+		ok(t, n.pipe(ctx, strings.NewReader(invitation), "relevo", "join", "-"))
+	}
+	for _, n := range c.nodes {
+		_, err := n.Run(ctx, "systemctl", "start", "--no-block", "relevo.service")
+		ok(t, err)
+	}
+	c.waitReady(2*time.Minute, "n1", 1)
+	return c
+}
+
+func config(name string, candidate bool, o options) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "cluster: home\nnode: %s\n", name)
+	if o.ttl > 0 {
+		fmt.Fprintf(&b, "lease_ttl: %v\n", o.ttl)
+	}
+	b.WriteString(o.extra)
+	if candidate {
+		fmt.Fprintf(&b, `candidate:
+  control_plane:
+    kind: units
+    units: [%s]
+    datastore: {kind: kine, path: %s}
+    identity: [%s]
+    api:
+      url: https://127.0.0.1:%d
+      ca_file: /etc/kubernetes/pki/ca.crt
+      token_file: /etc/kubernetes/relevo.token
+  vip: {address: %s/%d, port: %[4]d}
+`, strings.Join(hosts.Units, ", "), hosts.Datastore, strings.Join(hosts.Identity, ", "), hosts.APIPort, hosts.VIP, hosts.Prefix)
+	}
+	return b.String()
+}
+
+// pipe runs a command with an input.
+func (n *node) pipe(ctx context.Context, in io.Reader, args ...string) error {
+	cmd, release, err := n.Command(ctx, args...)
+	if err != nil {
+		return err
+	}
+	defer release()
+	cmd.Stdin = in
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %s: %w: %s", n.Name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// ask runs relevo ARGS -o json on a host and decodes the answer. A degraded cluster
+// (exit 3) is an answer, too.
+func (n *node) ask(ctx context.Context, v any, args ...string) error {
+	out, err := n.Run(ctx, append([]string{"relevo"}, append(args, "-o", "json")...)...)
+	var exit *exec.ExitError
+	if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 3) {
+		return err
+	}
+	return json.Unmarshal([]byte(out), v)
+}
+
+func (n *node) status(ctx context.Context) (s api.Status, err error) {
+	return s, n.ask(ctx, &s, "status")
+}
+
+// waitReady waits until every host that has power agrees that master holds term,
+// and that its loss would be survived.
+func (c *cluster) waitReady(d time.Duration, master string, term uint64) {
+	c.t.Helper()
+	c.wait(d, master, term, true)
+}
+
+// waitMaster is waitReady without the survival. "" is any master, 0 any term.
+func (c *cluster) waitMaster(d time.Duration, master string, term uint64) api.Status {
+	c.t.Helper()
+	return c.wait(d, master, term, false)
+}
+
+func (c *cluster) wait(d time.Duration, master string, term uint64, ready bool) (s api.Status) {
+	c.t.Helper()
+	begin := time.Now()
+	ok(c.t, hosts.Until(within(c.t, d), fmt.Sprintf("master %s in term %d", master, term), func(ctx context.Context) error {
+		for _, n := range c.nodes {
+			if !n.On() {
+				continue
+			}
+			var err error
+			if s, err = n.status(ctx); err != nil {
+				return err
+			}
+			switch m := s.Master; {
+			case m == nil:
+				return fmt.Errorf("%s knows of no master: %v", n.Name, s.Problems)
+			case master != "" && m.Node != master || term != 0 && m.Term != term:
+				return fmt.Errorf("%s says %s is the master in term %d", n.Name, m.Node, m.Term)
+			case m.API != "ok" && m.Node == n.Name:
+				return fmt.Errorf("the API of %s: %q", m.Node, m.API)
+			case ready && !s.Failover.Possible:
+				return fmt.Errorf("%s says that no failover is possible: %v", n.Name, s.Failover.Why)
+			}
+		}
+		return nil
+	}))
+	c.t.Logf("%s is the master in term %d (failover possible: %v), as all agree after %.1f s", s.Master.Node, s.Master.Term, s.Failover.Possible, time.Since(begin).Seconds())
+	return s
+}
+
+// node finds a host by name.
+func (c *cluster) node(name string) *node {
+	return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == name })]
+}
+
+// raw gives the lab's hosts.
+func (c *cluster) raw(nodes ...*node) []*hosts.Host {
+	var out []*hosts.Host
+	for _, n := range nodes {
+		out = append(out, n.Host)
+	}
+	return out
+}

@@ -1,0 +1,12 @@
+// Package e2e looks at relevo as its users do: four real hosts (see package hosts),
+// the .deb installed by apt, systemd, avahi, a real kube-apiserver on kine, and
+// clients that go on working while a master is lost.
+//
+//   - cluster_test.go: a cluster as the README sets one up; deb_test.go: the package
+//   - clients_test.go: a writer that remembers what was acknowledged, and an informer
+//   - failover_test.go: the main job; blackout_test.go: power cut of everybody
+//   - fence_test.go: every way to lose the agent without losing the host
+//   - package_test.go: install, upgrade, purge
+//
+// The tests need root, and the build tag e2e; `make e2e` runs them.
+package e2e
