@@ -325,6 +325,9 @@ func (a *agent) run(ctx context.Context) error {
 	// The port closes last: an arbiter hands its office on while the others stop.
 	portCtx, closePort := context.WithCancel(context.WithoutCancel(ctx))
 	portErr := make(chan error, 1)
+	asked := ctx // ends when the agent is asked to stop; the parts go on until the term is given back
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	go func() { portErr <- a.port.Run(portCtx) }()
 	defer closePort()
@@ -352,9 +355,14 @@ func (a *agent) run(ctx context.Context) error {
 		}
 	}
 	g.Go(func() error {
-		<-ctx.Done()
-		a.notify.Stopping()
+		select {
+		case <-ctx.Done(): // a part failed
+		case <-asked.Done():
+			a.notify.Stopping()
+			a.handOver(ctx)
+		}
 		a.log.Info("agent stops")
+		stop()
 		return nil
 	})
 	err := g.Wait()

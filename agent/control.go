@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/peer"
@@ -162,11 +163,22 @@ func (l *loop) sendRenewal(ctx context.Context, a lease.SendRenewal) {
 		l.view(l.base, func() { l.inflight-- })
 		switch {
 		case err != nil:
-			l.log.Warn("renewal got no answer", "term", a.Term, "err", err)
+			l.notRenewed(a.Term, err.Error())
 		case !rep.OK:
-			l.log.Warn("renewal refused", "term", a.Term, "why", rep.Why)
+			l.notRenewed(a.Term, rep.Why)
 		default:
 			l.post(ctx, lease.Acked{Term: a.Term, SentAt: sent, Epoch: a.Epoch})
+		}
+	})
+}
+
+// notRenewed logs why, once a minute at most while nothing changes: a host without
+// quorum asks once a second for as long as it takes.
+func (l *loop) notRenewed(term uint64, why string) {
+	l.view(l.base, func() {
+		if now := l.clock(); why != l.lastWhy || now > l.lastWhyAt+time.Minute {
+			l.lastWhy, l.lastWhyAt = why, now
+			l.log.Warn("lease not renewed", "term", term, "why", why)
 		}
 	})
 }

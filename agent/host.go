@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"time"
 
@@ -16,12 +17,15 @@ import (
 type Host struct {
 	ControlPlane takeover.ControlPlane
 	Data         Data
-	Address      takeover.Address // nil without a virtual IP
+	Address      Address // nil without a virtual IP
 	API          API
 	Follower     Follower
 	Source       http.Handler // serves the datastore and the identity to standbys
 	LeaseNote    LeaseNote
 	Guard        Guard // nil: nobody kills for us
+	// Restarting says whether who stops the agent starts it again at once, as an
+	// upgrade does: then the control plane is left alone. nil: never.
+	Restarting func(ctx context.Context) bool
 	// Prepare runs once at start, before anything is decided: drop-ins, leftovers.
 	Prepare func(ctx context.Context) error
 }
@@ -38,6 +42,14 @@ type Data interface {
 type API interface {
 	takeover.API
 	Healthy(ctx context.Context) error // one quick look at /readyz
+}
+
+// Address is the virtual IP.
+type Address interface {
+	takeover.Address
+	// Defend corrects the neighbours as long as another host, which it names, answers
+	// for the address as well.
+	Defend(ctx context.Context) (net.HardwareAddr, error)
 }
 
 // Follower tails the master.

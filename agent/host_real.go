@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strconv"
@@ -21,9 +22,16 @@ import (
 	"relevo.dev/relevo/systemd"
 )
 
-// FenceTimer is the name of PID 1's timer that stops the control plane; the fence
-// and the agent share it, so that the newer one replaces the older.
-const FenceTimer = "relevo-fence"
+// Unit is the agent's own.
+const Unit = "relevo.service"
+
+// Names of PID 1's timers that stop the control plane: the fence arms one when the
+// agent is gone, the agent another while it stops units itself. They are two, since
+// one that has gone off runs while the other is armed.
+const (
+	FenceTimer = "relevo-fence"
+	guardTimer = "relevo-guard"
+)
 
 // realHost is this host as it is: systemd, kine, kube-apiserver, netlink.
 func realHost(h HostConfig) (*Host, error) {
@@ -36,9 +44,10 @@ func realHost(h HostConfig) (*Host, error) {
 	source, follower, data := DataParts(h)
 	host := &Host{
 		ControlPlane: units, Data: data, Follower: follower, Source: source,
-		API:       NewAPI(c.ControlPlane.API, h.Node),
-		LeaseNote: &LeaseNoteFile{Path: leasefile.DefaultPath, Node: h.Node, TTL: h.Config.LeaseTTL, Units: c.ControlPlane.Units},
-		Guard:     &timerGuard{m},
+		API:        NewAPI(c.ControlPlane.API, h.Node),
+		LeaseNote:  &LeaseNoteFile{Path: leasefile.DefaultPath, Node: h.Node, TTL: h.Config.LeaseTTL, Units: c.ControlPlane.Units},
+		Restarting: func(ctx context.Context) bool { return m.Restarting(ctx, Unit) },
+		Guard:      &timerGuard{m},
 		Prepare: func(ctx context.Context) error {
 			if err := units.Check(ctx); err != nil {
 				h.Log.Error("the control plane's units", "err", err)
@@ -52,6 +61,7 @@ func realHost(h HostConfig) (*Host, error) {
 		},
 	}
 	if c.VIP != nil {
+		host.LeaseNote.(*LeaseNoteFile).VIP = c.VIP.Address.Addr()
 		a, err := vip.New(vip.Config{Prefix: c.VIP.Address, Interface: orElse(c.VIP.Interface, h.Interface), Log: h.Log})
 		if err != nil {
 			return nil, err
@@ -86,20 +96,24 @@ func DataParts(h HostConfig) (*replica.Source, *replica.Follower, Data) {
 type timerGuard struct{ m *systemd.Manager }
 
 func (g *timerGuard) Arm(ctx context.Context, in time.Duration) error {
-	return g.m.After(ctx, FenceTimer, in, "/usr/bin/relevo", "fence", "--now")
+	return g.m.After(ctx, guardTimer, in, "/usr/bin/relevo", "fence", "--now")
 }
-func (g *timerGuard) Disarm(ctx context.Context) error { return g.m.Disarm(ctx, FenceTimer) }
+
+func (g *timerGuard) Disarm(ctx context.Context) error {
+	return errors.Join(g.m.Disarm(ctx, guardTimer), g.m.Disarm(ctx, FenceTimer))
+}
 
 // LeaseNoteFile is the note of the lease as a file.
 type LeaseNoteFile struct {
 	Path, Node string
 	TTL        time.Duration
 	Units      []string
+	VIP        netip.Addr // zero = none
 }
 
 // Write notes the lease.
 func (n *LeaseNoteFile) Write(term uint64, deadline lease.Time, mayStart bool) error {
-	return leasefile.Write(n.Path, leasefile.Lease{Node: n.Node, Term: term, Deadline: deadline, TTL: n.TTL, Units: n.Units, Start: mayStart})
+	return leasefile.Write(n.Path, leasefile.Lease{Node: n.Node, Term: term, Deadline: deadline, TTL: n.TTL, Units: n.Units, VIP: n.VIP, Start: mayStart})
 }
 
 // Remove removes the note.

@@ -38,13 +38,16 @@ type loop struct {
 	events  chan lease.Event
 	wg      sync.WaitGroup // short-lived calls; run waits for them
 
-	asks     map[uint64]chan answer // renewals waiting for the arbiter machine
-	nextID   uint64
-	wasLead  uint64 // raft term that we lead in, as told to the arbiter machine; 0 = none
-	nextRep  lease.Time
-	inflight int
-	guarded  bool        // PID 1's timer may be armed
-	calls    chan func() // run inside the loop, for view
+	asks      map[uint64]chan answer // renewals waiting for the arbiter machine
+	nextID    uint64
+	wasLead   uint64 // raft term that we lead in, as told to the arbiter machine; 0 = none
+	nextRep   lease.Time
+	inflight  int
+	lastWhy   string      // why the lease was not renewed, as logged last,
+	lastWhyAt lease.Time  // at this moment
+	pending   uint64      // term to promote for as soon as our own raft knows it; 0 = none
+	guarded   bool        // PID 1's timer may be armed
+	calls     chan func() // run inside the loop, for view
 
 	onFact      func(lease.Fact) // the outside's interest in each new state
 	onPhase     func(p lease.Phase, term uint64)
@@ -111,7 +114,9 @@ func (l *loop) run(ctx context.Context) error {
 	t := time.NewTimer(0)
 	defer t.Stop()
 	if l.known != nil {
-		l.step(ctx, *l.known)
+		// Not from raft, so it is no fact for [loop.own]: only the newest term counts.
+		l.onFact(*l.known)
+		l.doAll(ctx, l.holder.Step(l.clock(), *l.known))
 	}
 	l.observeQuorum(ctx)
 	for {
@@ -207,6 +212,7 @@ func (l *loop) step(ctx context.Context, ev lease.Event) {
 		l.doAll(ctx, l.arbiter.Step(now, ev))
 		if l.host != nil {
 			l.doAll(ctx, l.holder.Step(now, ev))
+			l.promotePending()
 		}
 	case lease.Acked, lease.Promoted, lease.Units, lease.StepDown:
 		if l.host != nil {
@@ -257,10 +263,11 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 			l.log.Error("lease note not removed", "err", err)
 		}
 	case lease.Promote:
-		l.log.Info("promoting this host", "term", a.Term)
-		l.worker.promote(a.Term, l.own(a.Term))
+		l.pending = a.Term
+		l.promotePending()
 	case lease.Demote:
 		l.log.Warn("stopping the control plane", "term", a.Term, "why", a.Why)
+		l.pending = 0
 		l.guarded = true
 		if d := l.holder.Deadline(); d > 0 {
 			l.noteLease(a.Term, d) // nothing may start from here on
@@ -343,6 +350,19 @@ func (l *loop) propose(ctx context.Context, term uint64, c quorum.Command) {
 			l.post(ctx, lease.Proposed{Term: term, Refused: true})
 		}
 	})
+}
+
+// promotePending begins a promotion as soon as this host's own raft has the term: the
+// arbiter may renew the lease of a holder that has just booted and knows its term from
+// disk alone, and whose datastore is the newest cannot be judged before.
+func (l *loop) promotePending() {
+	if l.pending == 0 || l.facts.Term < l.pending {
+		return
+	}
+	term := l.pending
+	l.pending = 0
+	l.log.Info("promoting this host", "term", term)
+	l.worker.promote(term, l.own(term))
 }
 
 // own says whether the datastore at the control plane's own path is the one to

@@ -42,7 +42,9 @@ func (a *agent) Status(ctx context.Context) (api.Status, error) {
 	}
 	s.Quorum.Leader = a.quorum.Leader()
 	s.Quorum.HaveQuorum = s.Quorum.Leader != ""
-	if st.Holder != "" && !st.Released {
+	// A holder that has lost its lease knows best that it is no master.
+	lost := st.Holder == a.cfg.Node && a.host != nil && a.phase() != lease.Master && a.quorum.Leader() == ""
+	if st.Holder != "" && !st.Released && !lost {
 		m := &api.Master{Node: st.Holder, Term: st.Term}
 		for _, h := range st.History {
 			if h.Term == st.Term {
@@ -83,7 +85,10 @@ func (a *agent) Status(ctx context.Context) (api.Status, error) {
 		return cmp.Or(cmp.Compare(ready(x), ready(y)), cmp.Compare(x.Node, y.Node))
 	})
 	if c := a.cfg.Candidate; c != nil && c.VIP != nil {
-		s.VIP = &api.VIP{Address: c.VIP.Address.String(), Interface: c.VIP.Interface, Held: a.role() == api.RoleMaster, Holder: st.Holder}
+		s.VIP = &api.VIP{Address: c.VIP.Address.String(), Interface: c.VIP.Interface, Held: a.role() == api.RoleMaster}
+		if s.Master != nil {
+			s.VIP.Holder = s.Master.Node
+		}
 	}
 	if st.Pause.Phase != "" {
 		s.Pause = &api.Pause{Phase: string(st.Pause.Phase), By: st.Pause.By, Why: st.Pause.Why, Since: st.Pause.At.UTC()}
@@ -256,7 +261,9 @@ func (a *agent) Alive(context.Context) error {
 
 // Ready says whether this host is really a member.
 func (a *agent) Ready(ctx context.Context) error {
-	if !a.pool.Ready() {
+	// mDNS may not have answered when the first round of joining was over. A founder
+	// that is the only one so far is a cluster of one.
+	if !a.pool.Ready() || len(a.pool.Members()) < 2 && !a.quorum.IsLeader() {
 		return errors.New("still looking for the other members")
 	}
 	return a.Alive(ctx)

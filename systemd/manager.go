@@ -162,6 +162,24 @@ func (m *Manager) Reload(ctx context.Context) error {
 	return nil
 }
 
+// Restarting says whether a unit is being stopped only to be started again.
+func (m *Manager) Restarting(ctx context.Context, unit string) bool {
+	c, err := m.connect(ctx)
+	if err != nil {
+		return false
+	}
+	jobs, err := c.ListJobsContext(ctx)
+	if err != nil {
+		return false
+	}
+	for _, j := range jobs {
+		if j.Unit == unit && (j.JobType == "restart" || j.JobType == "try-restart") {
+			return true
+		}
+	}
+	return false
+}
+
 // After makes PID 1 run a command once, in d from now, whatever becomes of us. The
 // timer and the service have the given name; an older pair of it is replaced.
 func (m *Manager) After(ctx context.Context, name string, d time.Duration, command ...string) error {
@@ -177,7 +195,7 @@ func (m *Manager) After(ctx context.Context, name string, d time.Duration, comma
 	done := make(chan string, 1)
 	props := []dbus.Property{
 		dbus.PropDescription("relevo: stops the control plane when its lease runs out"),
-		{Name: "TimersMonotonic", Value: godbus.MakeVariant([]timer{{"OnActiveUSec", uint64(max(d, 0).Microseconds())}})},
+		{Name: "TimersMonotonic", Value: godbus.MakeVariant([]timer{{"OnActiveSec", uint64(max(d, 0).Microseconds())}})},
 		{Name: "AccuracyUSec", Value: godbus.MakeVariant(uint64(1000))},
 		{Name: "RemainAfterElapse", Value: godbus.MakeVariant(false)},
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -33,7 +34,8 @@ type Lease struct {
 	Term     uint64
 	Deadline time.Duration // on this host's CLOCK_BOOTTIME
 	TTL      time.Duration
-	Units    []string // in the order in which they start
+	Units    []string   // in the order in which they start
+	VIP      netip.Addr // goes with the lease; invalid = none
 	// Start says that units may start: not while they are being stopped.
 	Start bool
 }
@@ -63,7 +65,11 @@ func (l Lease) KillAt() time.Duration { return l.Deadline - l.TTL/6 }
 // tmpfs has no disk.
 func Write(path string, l Lease) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "term=%d\ndeadline=%d\nttl=%d\nnode=%s\nunits=%s\nstart=%t\n", l.Term, int64(l.Deadline), int64(l.TTL), l.Node, strings.Join(l.Units, " "), l.Start)
+	vip := ""
+	if l.VIP.IsValid() {
+		vip = l.VIP.String()
+	}
+	fmt.Fprintf(&b, "term=%d\ndeadline=%d\nttl=%d\nnode=%s\nunits=%s\nvip=%s\nstart=%t\n", l.Term, int64(l.Deadline), int64(l.TTL), l.Node, strings.Join(l.Units, " "), vip, l.Start)
 	tmp := path + ".new"
 	if err := os.WriteFile(tmp, []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("note the lease: %w", err)
@@ -119,6 +125,10 @@ func Parse(r io.Reader) (Lease, error) {
 			l.Node = v
 		case "units":
 			l.Units = strings.Fields(v)
+		case "vip":
+			if v != "" {
+				l.VIP, err = netip.ParseAddr(v)
+			}
 		case "start":
 			l.Start = v == "true"
 		default:
@@ -131,7 +141,7 @@ func Parse(r io.Reader) (Lease, error) {
 	if err := sc.Err(); err != nil {
 		return Lease{}, err
 	}
-	for _, k := range []string{"term", "deadline", "ttl", "node", "units", "start"} {
+	for _, k := range []string{"term", "deadline", "ttl", "node", "units", "vip", "start"} {
 		if !seen[k] {
 			return Lease{}, fmt.Errorf("%s is missing", k)
 		}

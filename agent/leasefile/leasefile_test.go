@@ -3,6 +3,7 @@ package leasefile
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,7 +17,7 @@ func TestRoundTrip(t *testing.T) {
 	if _, err := Read(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no file: %v", err)
 	}
-	want := Lease{Node: "n1", Term: 7, Deadline: 20 * time.Second, TTL: 6 * time.Second, Units: []string{"kine.service", "kube-apiserver.service"}, Start: true}
+	want := Lease{Node: "n1", Term: 7, Deadline: 20 * time.Second, TTL: 6 * time.Second, Units: []string{"kine.service", "kube-apiserver.service"}, VIP: netip.MustParseAddr("10.77.0.100"), Start: true}
 	if err := Write(path, want); err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +43,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-const good = "term=7\ndeadline=1\nttl=1\nnode=n1\nunits=a.service\nstart=true\n"
+const good = "term=7\ndeadline=1\nttl=1\nnode=n1\nunits=a.service\nvip=\nstart=true\n"
 
 func TestDamaged(t *testing.T) {
 	for _, s := range []string{"", "term=7", "x", strings.Replace(good, "7", "-7", 1), strings.Replace(good, "=1", "=-1", 1),

@@ -19,6 +19,9 @@ type StepRecord struct {
 	Name string        `json:"name"`
 	Took time.Duration `json:"took_ns"`
 	Err  string        `json:"error,omitempty"`
+	// Beside says that the step ran beside the one after it: its time is in that of
+	// the others.
+	Beside bool `json:"beside,omitempty"`
 }
 
 // Journal is what this host remembers of its newest takeover. Its file is written

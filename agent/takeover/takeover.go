@@ -8,8 +8,8 @@
 //	aside    what lies at the datastore's path is kept, never overwritten   (durable)
 //	install  copy and identity move into place                            (durable)
 //	bump     revisions jump ahead, everything before is compacted           (durable)
+//	vip      the virtual IP is probed, claimed, announced (beside the next)
 //	units    the control plane starts, in order
-//	vip      the virtual IP is probed, claimed, announced
 //	readyz   the API says that it is ready
 //	canary   an object was written, read back and seen by a watch
 //
@@ -53,7 +53,6 @@ type Data interface {
 // Address is the virtual IP; nil if there is none.
 type Address interface {
 	Claim(ctx context.Context, term uint64) error
-	Announce(ctx context.Context) error
 	Release(ctx context.Context) error
 }
 
@@ -88,6 +87,7 @@ type step struct {
 	durable bool // done once in a term, and noted on disk
 	limit   time.Duration
 	do      func(context.Context) error
+	beside  bool // runs beside the next one; not durable
 }
 
 // Promote makes this host the master of term. own says that the datastore at its
@@ -102,7 +102,7 @@ func (t *Takeover) Promote(ctx context.Context, term uint64, own bool) ([]StepRe
 		j.Term, j.Steps, j.Finished = term, nil, false
 	}
 	bump := func(from uint64) step {
-		return step{"bump", true, t.StartTimeout, func(ctx context.Context) error {
+		return step{name: "bump", durable: true, limit: t.StartTimeout, do: func(ctx context.Context) error {
 			if err := t.Data.Bump(ctx, term, from); err != nil {
 				return err
 			}
@@ -126,47 +126,39 @@ func (t *Takeover) Promote(ctx context.Context, term uint64, own bool) ([]StepRe
 			return nil, fmt.Errorf("promotion for term %d: look at the copy: %w", term, err)
 		}
 		steps = []step{
-			{"verify", false, t.StartTimeout, func(ctx context.Context) error {
+			{name: "verify", limit: t.StartTimeout, do: func(ctx context.Context) error {
 				if j.done("install") {
 					return nil // it has moved already
 				}
 				return t.Data.Verify(ctx)
 			}},
-			{"aside", true, t.StartTimeout, func(ctx context.Context) error { return t.Data.Aside(ctx, term) }},
-			{"install", true, t.StartTimeout, func(ctx context.Context) error { return t.Data.Install(ctx, term) }},
+			{name: "aside", durable: true, limit: t.StartTimeout, do: func(ctx context.Context) error { return t.Data.Aside(ctx, term) }},
+			{name: "install", durable: true, limit: t.StartTimeout, do: func(ctx context.Context) error { return t.Data.Install(ctx, term) }},
 			bump(from),
 		}
 	}
-	steps = append(steps, step{"units", false, t.StartTimeout, func(ctx context.Context) error {
+	if t.Address != nil {
+		// Half a second of listening whether somebody has the address: while the units
+		// start, it costs nothing.
+		steps = append(steps, step{name: "vip", limit: 10 * time.Second, beside: true,
+			do: func(ctx context.Context) error { return t.Address.Claim(ctx, term) }})
+	}
+	steps = append(steps, step{name: "units", limit: t.StartTimeout, do: func(ctx context.Context) error {
 		if err := t.ControlPlane.LeaveStandby(ctx); err != nil {
 			return err
 		}
 		return t.ControlPlane.Start(ctx)
 	}})
-	if t.Address != nil {
-		steps = append(steps, step{"vip", false, 10 * time.Second, func(ctx context.Context) error { return t.Address.Claim(ctx, term) }})
-	}
 	steps = append(steps,
-		step{"readyz", false, t.StartTimeout, t.API.WaitReady},
-		step{"canary", false, t.StartTimeout, func(ctx context.Context) error { return t.API.Canary(ctx, term) }})
+		step{name: "readyz", limit: t.StartTimeout, do: t.API.WaitReady},
+		step{name: "canary", limit: t.StartTimeout, do: func(ctx context.Context) error { return t.API.Canary(ctx, term) }})
 	return t.run(ctx, steps)
 }
 
 func (t *Takeover) run(ctx context.Context, steps []step) ([]StepRecord, error) {
 	j := t.Journal
 	var records []StepRecord
-	for _, s := range steps {
-		if s.durable && j.done(s.name) {
-			continue
-		}
-		begin := time.Now()
-		stepCtx, cancel := context.WithTimeout(ctx, s.limit)
-		err := s.do(stepCtx)
-		cancel()
-		rec := StepRecord{Name: s.name, Took: time.Since(begin)}
-		if err != nil {
-			rec.Err = err.Error()
-		}
+	note := func(s step, rec StepRecord, err error) error {
 		records = append(records, rec)
 		if s.durable && err == nil {
 			j.Steps = append(j.Steps, rec)
@@ -174,11 +166,50 @@ func (t *Takeover) run(ctx context.Context, steps []step) ([]StepRecord, error) 
 		}
 		t.Log.Info("takeover step", "term", j.Term, "step", s.name, "took", rec.Took.Round(time.Millisecond), "err", rec.Err)
 		if err != nil {
-			return records, fmt.Errorf("promotion for term %d, step %s: %w", j.Term, s.name, err)
+			return fmt.Errorf("promotion for term %d, step %s: %w", j.Term, s.name, err)
 		}
+		return nil
+	}
+	wait := func() error { return nil } // for the step that runs beside
+	for _, s := range steps {
+		if s.durable && j.done(s.name) {
+			continue
+		}
+		if s.beside {
+			done := make(chan error, 1)
+			var rec StepRecord
+			go func() {
+				var err error
+				rec, err = carryOut(ctx, s)
+				done <- err
+			}()
+			wait = func() error {
+				err := <-done
+				return note(s, rec, err)
+			}
+			continue
+		}
+		rec, err := carryOut(ctx, s)
+		err = errors.Join(note(s, rec, err), wait())
+		if err != nil {
+			return records, err
+		}
+		wait = func() error { return nil }
 	}
 	j.Finished = true
 	return records, j.save()
+}
+
+func carryOut(ctx context.Context, s step) (StepRecord, error) {
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	err := s.do(ctx)
+	rec := StepRecord{Name: s.name, Took: time.Since(begin), Beside: s.beside}
+	if err != nil {
+		rec.Err = err.Error()
+	}
+	return rec, err
 }
 
 // Summary of steps for people: "promoted in 2.9s: units 0.1s, readyz 2.4s".
@@ -186,7 +217,9 @@ func Summary(records []StepRecord) string {
 	var total time.Duration
 	var parts []string
 	for _, r := range records {
-		total += r.Took
+		if !r.Beside {
+			total += r.Took
+		}
 		parts = append(parts, fmt.Sprintf("%s %v", r.Name, r.Took.Round(time.Millisecond)))
 	}
 	return fmt.Sprintf("promoted in %v: %s", total.Round(time.Millisecond), strings.Join(parts, ", "))

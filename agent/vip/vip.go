@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -25,6 +26,10 @@ const (
 	probeWait     = 100 * time.Millisecond
 	announcements = 3
 	announceWait  = 150 * time.Millisecond
+	// Patience with a host that still answers for the address. The lease has decided
+	// that it is ours: an old master whose agent is gone, or whose kernel goes on
+	// answering for frozen processes, must not keep the API from its clients.
+	patience = 2 * time.Second
 )
 
 // Config of an [Address].
@@ -35,14 +40,17 @@ type Config struct {
 }
 
 // Address is the virtual IP on this host.
-type Address struct{ cfg Config }
+type Address struct {
+	cfg       Config
+	contested atomic.Bool // somebody else answers for it, too
+}
 
 // New makes it; nothing is done yet.
 func New(cfg Config) (*Address, error) {
 	if !cfg.Prefix.Addr().Is4() {
 		return nil, fmt.Errorf("virtual IP %v: only IPv4 can be taken over so far", cfg.Prefix)
 	}
-	return &Address{cfg}, nil
+	return &Address{cfg: cfg}, nil
 }
 
 // IP is the address.
@@ -87,12 +95,9 @@ func (a *Address) Held() (bool, error) {
 	return false, nil
 }
 
-// ErrTaken says that another host answers for the address.
-var ErrTaken = errors.New("another host has the address")
-
 // Claim takes the address for term: asks who has it, adds it, and tells everybody.
 // An old master that is cut off from the voters but not from the network may still
-// have it for a moment; so Claim asks again until ctx ends before it gives up.
+// have it for a moment, so Claim waits a little; then it takes it all the same.
 func (a *Address) Claim(ctx context.Context, term uint64) error {
 	l, err := a.link()
 	if err != nil {
@@ -101,20 +106,8 @@ func (a *Address) Claim(ctx context.Context, term uint64) error {
 	if held, err := a.Held(); err != nil {
 		return err
 	} else if !held {
-		for {
-			owner, err := a.Probe(ctx, l)
-			if err != nil {
-				return err
-			}
-			if owner == nil {
-				break
-			}
-			a.cfg.Log.Warn("virtual IP is still taken", "ip", a.IP().String(), "by", owner.String(), "term", term)
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("take the virtual IP %v: %w: %v; is it inside the DHCP range, or is the old master not fenced?", a.IP(), ErrTaken, owner)
-			case <-time.After(probeWait):
-			}
+		if err := a.waitFree(ctx, l, term); err != nil {
+			return err
 		}
 		// /32: the address must not change which source address this host uses, nor
 		// bring a route of its own.
@@ -127,13 +120,53 @@ func (a *Address) Claim(ctx context.Context, term uint64) error {
 	return a.announce(ctx, l)
 }
 
-// Announce tells everybody again where the address is.
-func (a *Address) Announce(ctx context.Context) error {
+// waitFree waits until nobody answers for the address, or patience is over.
+func (a *Address) waitFree(ctx context.Context, l netlink.Link, term uint64) error {
+	begin := time.Now()
+	for n := 0; ; n++ {
+		owner, err := a.Probe(ctx, l)
+		if err != nil {
+			return err
+		}
+		a.contested.Store(owner != nil)
+		if owner == nil {
+			return nil
+		}
+		if n == 0 {
+			a.cfg.Log.Warn("virtual IP is still taken", "ip", a.IP().String(), "by", owner.String(), "term", term)
+		}
+		if time.Since(begin) > patience {
+			a.cfg.Log.Error("virtual IP taken while another host answers for it: an old master that hangs, or an address inside the DHCP range", "ip", a.IP().String(), "by", owner.String(), "term", term)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("take the virtual IP %v: %v still has it: %w", a.IP(), owner, ctx.Err())
+		case <-time.After(probeWait):
+		}
+	}
+}
+
+// Defend corrects the neighbours' tables as long as another host answers for the
+// address as well. It says who that is; nil = nobody.
+func (a *Address) Defend(ctx context.Context) (net.HardwareAddr, error) {
+	if !a.contested.Load() {
+		return nil, nil
+	}
 	l, err := a.link()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return a.announce(ctx, l)
+	owner, err := a.Probe(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	if owner == nil {
+		a.contested.Store(false)
+		a.cfg.Log.Info("virtual IP is ours alone", "ip", a.IP().String())
+		return nil, nil
+	}
+	return owner, a.announce(ctx, l)
 }
 
 func (a *Address) announce(ctx context.Context, l netlink.Link) error {

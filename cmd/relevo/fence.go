@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,13 +15,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/controlplane"
 	"relevo.dev/relevo/agent/leasefile"
+	"relevo.dev/relevo/agent/vip"
 	"relevo.dev/relevo/systemd"
 )
-
-// fenceTimer is PID 1's timer that stops the control plane when the lease runs out.
-const fenceTimer = "relevo-fence"
 
 func newLeaseCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "lease", Short: "Look at this host's master lease"}
@@ -73,7 +74,7 @@ func newFenceCommand() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		m := systemd.NewManager()
 		defer m.Close()
-		f := fence{file: *file, clock: leasefile.Boottime, systemd: m, out: cmd.ErrOrStderr(), log: cmd.Context()}
+		f := fence{file: *file, clock: leasefile.Boottime, systemd: m, out: cmd.ErrOrStderr(), log: cmd.Context(), release: releaseVIP}
 		return f.run(*now)
 	}
 	return cmd
@@ -91,6 +92,7 @@ type fence struct {
 	systemd fencer
 	out     io.Writer
 	log     context.Context
+	release func(vip netip.Addr) error
 }
 
 func (f *fence) run(now bool) error {
@@ -117,7 +119,7 @@ func (f *fence) run(now bool) error {
 		}
 		ctx, cancel := context.WithTimeout(f.log, left)
 		defer cancel()
-		if err = f.systemd.After(ctx, fenceTimer, left, exe, "fence", "--now", "--file", filepath.Clean(f.file)); err == nil {
+		if err = f.systemd.After(ctx, agent.FenceTimer, left, exe, "fence", "--now", "--file", filepath.Clean(f.file)); err == nil {
 			fmt.Fprintf(f.out, "fence: the lease of term %d lasts: the control plane keeps running, and stops in %v unless the agent is back\n",
 				l.Term, left.Round(time.Millisecond))
 			return nil
@@ -126,6 +128,14 @@ func (f *fence) run(now bool) error {
 		fmt.Fprintf(f.out, "fence: %v; stopping now\n", err)
 	}
 	return f.stop(l)
+}
+
+func releaseVIP(ip netip.Addr) error {
+	a, err := vip.New(vip.Config{Prefix: netip.PrefixFrom(ip, ip.BitLen()), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	return a.Release(context.Background())
 }
 
 // stop stops the units, and kills them in time if they do not.
@@ -149,6 +159,12 @@ func (f *fence) stop(l leasefile.Lease) error {
 	}
 	if is, err := leasefile.Read(f.file); err == nil && is.Deadline != l.Deadline {
 		return nil // renewed meanwhile: the agent is back
+	}
+	if l.VIP.IsValid() && f.release != nil {
+		// The next master asks for it, and a host without an agent would go on answering.
+		if err := f.release(l.VIP); err != nil {
+			fmt.Fprintf(f.out, "fence: %v\n", err)
+		}
 	}
 	return leasefile.Remove(f.file)
 }

@@ -199,6 +199,33 @@ func (c *cluster) wait(d time.Duration, master string, term uint64, ready bool) 
 	return s
 }
 
+// waitSteady waits until the arbiter sits on another host than the master, as it does
+// a while after every change.
+func (c *cluster) waitSteady(d time.Duration) {
+	c.t.Helper()
+	n := c.nodes[3]
+	ok(c.t, hosts.Until(within(c.t, d), "the arbiter to move away from the master", func(ctx context.Context) error {
+		s, err := n.status(ctx)
+		if err != nil {
+			return err
+		}
+		if s.Master == nil || s.Quorum.Leader == "" || s.Quorum.Leader == s.Master.Node || !s.Failover.Possible {
+			return fmt.Errorf("the master is %+v, the arbiter %q, failover possible: %v %v", s.Master, s.Quorum.Leader, s.Failover.Possible, s.Failover.Why)
+		}
+		return nil
+	}))
+}
+
+// run is a subtest whose failures are its own.
+func (c *cluster) run(name string, f func(t *testing.T)) {
+	outer := c.t
+	defer func() { c.t = outer }()
+	outer.Run(name, func(t *testing.T) {
+		c.t = t
+		f(t)
+	})
+}
+
 // node finds a host by name.
 func (c *cluster) node(name string) *node {
 	return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == name })]

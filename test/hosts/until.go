@@ -12,10 +12,14 @@ func Until(ctx context.Context, what string, f func(context.Context) error) erro
 	start := time.Now()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
-		last := f(ctx)
-		if last == nil {
+		err := f(ctx)
+		if err == nil {
 			return nil
+		}
+		if last == nil || ctx.Err() == nil { // the end of ctx is no reason
+			last = err
 		}
 		select {
 		case <-ctx.Done():
