@@ -1,0 +1,104 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"io/fs"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"relevo.dev/relevo/test/hosts"
+)
+
+// TestPackage upgrades a working cluster one host after the other, and takes the
+// package off again.
+func TestPackage(t *testing.T) {
+	newer := debFile(t, "0.1.1")
+	c := newCluster(t, options{})
+	c.waitSteady(time.Minute)
+	n1, n3, n4 := c.nodes[0], c.nodes[2], c.nodes[3]
+
+	c.run("what the unit may do", func(t *testing.T) {
+		out, err := n1.Run(within(t, 30*time.Second), "systemd-analyze", "security", "--no-pager", "relevo.service")
+		ok(t, err)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		t.Log(lines[len(lines)-1])
+		for file, want := range map[string]string{"/etc/relevo/gossip.key": "600", "/etc/relevo/pki/node.key": "600", "/etc/relevo/pki/ca.key": "600",
+			"/run/relevo/lease": "600", "/var/lib/relevo": "700", "/etc/relevo": "750"} {
+			if mode, err := n1.Run(within(t, 10*time.Second), "stat", "-c", "%a", file); err != nil || strings.TrimSpace(mode) != want {
+				t.Errorf("%s has mode %q (%v), not %s", file, strings.TrimSpace(mode), err, want)
+			}
+		}
+	})
+
+	c.run("upgrade", func(t *testing.T) {
+		config, err := n1.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml")
+		ok(t, err)
+		before := c.apiServer(n1)
+		w := c.startWriter(n4, "up")
+		for _, n := range c.nodes {
+			ok(t, c.installDeb(within(t, time.Minute), n, newer))
+			ok(t, n.WaitUnit(within(t, time.Minute), "relevo.service", "active"))
+			c.waitReady(time.Minute, "n1", 1)
+		}
+		w.end()
+		for _, n := range c.nodes {
+			if s, err := n.status(within(t, 10*time.Second)); err != nil || s.Version != "0.1.1" {
+				t.Errorf("%s runs %s (%v)", n.Name, s.Version, err)
+			}
+		}
+		c.undisturbed(t, n1, before)
+		if now, err := n1.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml"); err != nil || string(now) != string(config) {
+			t.Errorf("the upgrade changed the configuration (%v):\n%s", err, now)
+		}
+		if missing := c.check(w, n4); len(missing) > 0 || w.errs > 0 {
+			t.Errorf("an upgrade lost %d writes and failed %d", len(missing), w.errs)
+		}
+	})
+
+	c.run("purge", func(t *testing.T) {
+		_, err := n4.Run(within(t, time.Minute), "apt-get", "purge", "-y", "-q", "relevo")
+		ok(t, err)
+		for _, p := range []string{"/etc/relevo", "/var/lib/relevo", "/run/relevo", "/usr/bin/relevo", "/usr/lib/systemd/system/relevo.service", "/etc/systemd/system/multi-user.target.wants/relevo.service", "/var/lib/systemd/deb-systemd-helper-enabled/relevo.service.dsh-also"} {
+			if _, err := n4.Run(within(t, 10*time.Second), "stat", p); err == nil {
+				t.Errorf("purge left %s", p)
+			}
+		}
+		if _, err := n4.Run(within(t, 10*time.Second), "getent", "group", "relevo"); err == nil {
+			t.Error("purge left the group")
+		}
+		c.waitMasterOf(time.Minute, n3, 1)
+	})
+
+	c.run("remove from the master", func(t *testing.T) {
+		_, err := n1.Run(within(t, 2*time.Minute), "apt-get", "remove", "-y", "-q", "relevo")
+		ok(t, err)
+		for _, u := range hosts.Units {
+			ok(t, c.waitDown(n1, u))
+			if _, err := n1.Run(within(t, 10*time.Second), "stat", "/etc/systemd/system/"+u+".d"); err == nil {
+				t.Errorf("the drop-in of %s is left on n1", u)
+			}
+			_, err := n1.Run(within(t, 10*time.Second), "systemctl", "--quiet", "is-enabled", u)
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) {
+				t.Errorf("%s would start at the next boot of n1 (%v)", u, err)
+			}
+		}
+		if m := c.waitMasterOf(2*time.Minute, n3, 2); m == "n1" {
+			t.Errorf("%s is the master", m)
+		}
+		if _, err := n1.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml"); errors.Is(err, fs.ErrNotExist) {
+			t.Error("remove took the configuration away")
+		}
+		ok(t, n1.PowerCut(within(t, 30*time.Second)))
+		ok(t, n1.Boot(within(t, time.Minute)))
+		for _, u := range hosts.Units {
+			if state, err := n1.UnitState(within(t, 10*time.Second), u); err != nil || state == "active" {
+				t.Errorf("%s on n1 is %s after a boot (%v)", u, state, err)
+			}
+		}
+	})
+}
