@@ -39,6 +39,10 @@ type Options struct {
 	Version    string
 	Log        *slog.Logger
 	ConfigPath string
+	// Reload asks for the configuration to be read again (SIGHUP); nil: never. Level is
+	// changed by it.
+	Reload <-chan os.Signal
+	Level  *slog.LevelVar
 
 	Host  func(h HostConfig) (*Host, error) // nil = the real one
 	Net   *Net                              // nil = the real one
@@ -70,7 +74,8 @@ type HostConfig struct {
 
 // agent is the parts of one.
 type agent struct {
-	cfg     *config.Config
+	cfg     *config.Config                // as of the start
+	live    atomic.Pointer[config.Config] // what may change meanwhile, see config.Reload
 	opts    Options
 	log     *slog.Logger
 	id      *peer.Identity
@@ -111,6 +116,7 @@ func Run(ctx context.Context, cfg *config.Config, opts Options) error {
 	if a.clock == nil {
 		a.clock = leasefile.Boottime
 	}
+	a.live.Store(cfg)
 	if err := a.build(ctx); err != nil {
 		return err
 	}
@@ -286,7 +292,7 @@ func (a *agent) buildNet(key []byte) (err error) {
 		return err
 	}
 	a.port, err = peer.Listen(peer.PortConfig{
-		Identity: a.id, Listener: l, Address: listen, Handler: a.loop.handler(a.summary, a.note),
+		Identity: a.id, Listener: l, Address: listen, Handler: a.loop.handler(a.summary, a.note, a.order),
 		Dial: dial, Resolve: a.resolve, Log: a.log,
 	})
 	if err != nil {
@@ -347,6 +353,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.api.Run(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })
+	g.Go(func() error { return a.reloads(ctx) })
 	if a.host != nil {
 		g.Go(func() error { return a.worker.run(ctx, !active) })
 		g.Go(func() error { return a.watchAPI(ctx) })

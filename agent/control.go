@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/peer"
 )
@@ -42,6 +43,7 @@ const (
 	pathRaftTerm = "/v1/raft/term"
 	pathSummary  = "/v1/summary"
 	pathNote     = "/v1/note"
+	pathOrder    = "/v1/order"
 	pathReplica  = "/v1/replica/"
 )
 
@@ -51,7 +53,7 @@ const maxMessage = 64 << 10
 var errNoArbiter = errors.New("no arbiter is known: the voters have no quorum, or this host cannot reach them")
 
 // handler is what the peer port serves.
-func (l *loop) handler(say func(context.Context) summary, note func(context.Context, string, noteRequest) (empty, error)) http.Handler {
+func (l *loop) handler(say func(context.Context) summary, note func(context.Context, string, noteRequest) (empty, error), order func(context.Context, string, api.Order) (api.Done, error)) http.Handler {
 	mux := http.NewServeMux()
 	handle(mux, pathRenew, func(ctx context.Context, from string, in renewRequest) (renewReply, error) {
 		return l.renew(ctx, from, in)
@@ -72,6 +74,7 @@ func (l *loop) handler(say func(context.Context) summary, note func(context.Cont
 		return say(ctx), nil
 	})
 	handle(mux, pathNote, note)
+	handle(mux, pathOrder, order)
 	if l.host != nil {
 		mux.Handle(pathReplica, l.host.Source)
 	}

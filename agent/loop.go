@@ -54,6 +54,7 @@ type loop struct {
 	ownRevision func() uint64
 	drain       func(ctx context.Context, term uint64, to string) bool
 	facts       lease.Fact
+	counted     uint64       // newest change of the history that failovers has looked at
 	known       *lease.Fact  // from disk, told to the machine first
 	phase       atomic.Int64 // of the holder machine, for others
 }
@@ -172,12 +173,28 @@ func (l *loop) observeQuorum(ctx context.Context) {
 		l.log.Info("arbiter no more", "raft_term", l.wasLead)
 		l.step(ctx, lease.Lost{})
 	}
+	l.failovers(ctx)
 	l.step(ctx, l.fact())
 	if lead != 0 && lead != l.wasLead {
 		l.log.Info("arbiter now", "raft_term", lead)
 		l.step(ctx, lease.Led{})
 	}
 	l.wasLead = lead
+}
+
+// failovers tells the arbiter machine of automatic changes that it has not heard of.
+// The wall clock only says how long ago those were that happened before this agent
+// started; one that is wrong makes them count for an hour at most.
+func (l *loop) failovers(ctx context.Context) {
+	for _, c := range l.quorum.State().History {
+		if c.Term <= l.counted {
+			continue
+		}
+		l.counted = c.Term
+		if age := time.Since(c.At); c.Automatic && age < time.Hour {
+			l.step(ctx, lease.FailedOver{Term: c.Term, At: l.clock() - max(0, age)})
+		}
+	}
 }
 
 // fact is the replicated state as the machines see it.

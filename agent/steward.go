@@ -57,7 +57,7 @@ func (a *agent) tags() map[string]string {
 // joinAddrs are the addresses at which members may be: configured, and found by
 // mDNS as members of this very cluster.
 func (a *agent) joinAddrs(context.Context) []string {
-	out := append([]string(nil), a.cfg.Join...)
+	out := append([]string(nil), a.live.Load().Join...)
 	for _, e := range a.board.Found() {
 		if e.Type != relevoType || e.Value("cluster") != a.id.ClusterID() || e.Name == a.cfg.Node {
 			continue
@@ -170,6 +170,8 @@ func (a *agent) finished(ctx context.Context, term uint64, steps []takeover.Step
 	a.steps.Store(&steps)
 	text := a.cfg.Node + " " + takeover.Summary(steps)
 	a.log.Info("this host is the master", "term", term, "steps", text)
+	works := ""
+	a.apiErr.Store(&works) // the canary has shown it
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.LeaseTTL)
 	defer cancel()
 	if err := a.tellNote(ctx, noteRequest{term, text}); err != nil {
@@ -184,7 +186,7 @@ func (a *agent) candidate(now lease.Time) lease.Candidate {
 	own := a.journal.Own()
 	h := a.loop.holder
 	c := lease.Candidate{
-		Node: a.cfg.Node, Running: h.Active(), Priority: a.cfg.Candidate.Priority, Never: a.cfg.Candidate.Never,
+		Node: a.cfg.Node, Running: h.Active(), Priority: a.live.Load().Candidate.Priority, Never: a.live.Load().Candidate.Never,
 		Revision: uint64(max(0, pos.Revision)), FreshAge: -1, OwnRevision: a.ownRev.Load(), Founder: a.founder,
 	}
 	if pos.FreshAt > 0 {
@@ -281,6 +283,10 @@ func (a *agent) announce() {
 	}
 }
 
+// leftForGood is how long a member has to be gone on purpose before it is no server
+// of the quorum any more.
+const leftForGood = 5 * time.Second
+
 // seenMembers remembers since when each member is what it is.
 type seenMembers struct {
 	mu sync.Mutex
@@ -321,7 +327,12 @@ func (a *agent) tend(ctx context.Context) {
 		return
 	}
 	var alive []quorum.Peer
+	var left []string
 	for _, m := range a.pool.Members() {
+		// For a while: who gets another address leaves for a moment, too.
+		if m.Status == member.Left && time.Since(a.seen.since(m.Node)) > leftForGood {
+			left = append(left, m.Node)
+		}
 		if m.Status == member.Alive {
 			alive = append(alive, quorum.Peer{Node: m.Node, WantsVoter: m.Tags[tagVoter] != "", Candidate: m.Tags[tagCandidate] != "",
 				StableFor: time.Since(a.seen.since(m.Node))})
@@ -330,7 +341,7 @@ func (a *agent) tend(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*a.cfg.LeaseTTL)
 	defer cancel()
 	s := a.quorum.State()
-	for _, step := range quorum.Plan(servers, alive, s.Holder) {
+	for _, step := range quorum.Plan(servers, alive, left, s.Holder) {
 		a.log.Info("changing the voters", "step", string(step.Do), "node", step.Node, "why", step.Why)
 		if err := a.quorum.Do(ctx, step); err != nil {
 			a.log.Warn("voters not changed", "step", string(step.Do), "node", step.Node, "err", err)

@@ -24,16 +24,20 @@ type summary struct {
 	Standby  *api.Standby  `json:"standby,omitempty"`
 	Health   health.Report `json:"health"`
 	Judge    *judgement    `json:"judge,omitempty"` // of the arbiter
+	Arbiter  string        `json:"arbiter"`         // whom it takes for the arbiter
 }
 
 type judgement struct {
 	Possible bool     `json:"possible"`
 	To       string   `json:"to"`
 	Why      []string `json:"why"`
+	Notes    []string `json:"notes"`
+	Over     bool     `json:"over"`
+	Wait     float64  `json:"wait_seconds"`
 }
 
 func (a *agent) summary(ctx context.Context) summary {
-	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Phase: "none"}
+	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Phase: "none", Arbiter: a.quorum.Leader()}
 	a.loop.view(ctx, func() {
 		now := a.clock()
 		if l := a.loop; l.holder != nil {
@@ -47,7 +51,7 @@ func (a *agent) summary(ctx context.Context) summary {
 		}
 		if a.loop.arbiter.Leading() {
 			j := a.loop.arbiter.Judge(now)
-			s.Judge = &judgement{j.Possible, j.To, j.Why}
+			s.Judge = &judgement{j.Possible, j.To, j.Why, j.Notes, j.Over, max(0, j.WaitUntil-now).Seconds()}
 		}
 	})
 	return s

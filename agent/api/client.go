@@ -33,7 +33,6 @@ type Client struct {
 // NewClient makes a client; nothing is connected yet.
 func NewClient(socket string) *Client {
 	c := &Client{socket: socket}
-	c.http.Timeout = 10 * time.Second
 	c.http.Transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -71,8 +70,18 @@ func (c *Client) History(ctx context.Context) (History, error) {
 }
 
 func get[T any](ctx context.Context, c *Client, what string) (T, error) {
+	return ask[T](ctx, c, http.MethodGet, what, nil)
+}
+
+func ask[T any](ctx context.Context, c *Client, method, what string, body io.Reader) (T, error) {
 	var v T
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://relevo/v1/"+what, nil)
+	limit := 2 * askTimeout
+	if method == http.MethodPost {
+		limit = orderTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "http://relevo/v1/"+what, body)
 	if err != nil {
 		return v, err
 	}
@@ -92,6 +101,9 @@ func get[T any](ctx context.Context, c *Client, what string) (T, error) {
 		var f Failure
 		if json.Unmarshal(b, &f) != nil || f.Error == "" {
 			f.Error = resp.Status
+		}
+		if method == http.MethodPost {
+			return v, errors.New(f.Error) // the person knows what was asked
 		}
 		return v, fmt.Errorf("ask the agent for %s: %s", what, f.Error)
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -26,6 +28,15 @@ func (s *Server) socketHandler() http.Handler {
 	})
 	answer(mux, "/v1/health", src.Health, func(v *Health) { some(&v.Nodes) })
 	answer(mux, "/v1/history", src.History, func(v *History) { some(&v.Changes) })
+	mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) {
+		term, err := strconv.ParseUint(cmp.Or(r.URL.Query().Get("term"), "0"), 10, 64)
+		if err != nil {
+			fail(w, http.StatusBadRequest, "a term is a number")
+			return
+		}
+		respond(w, r, func(ctx context.Context) (Explanation, error) { return src.Explain(ctx, term) }, func(v *Explanation) { some(&v.Views) })
+	})
+	order(mux, src)
 	mux.HandleFunc("GET /metrics", s.metrics)
 	return bounded(mux)
 }
@@ -40,16 +51,20 @@ func (s *Server) tcpHandler() http.Handler {
 	return bounded(s.checkHost(mux))
 }
 
-// bounded gives every request its time and refuses bodies: nothing here reads one.
+// bounded gives every request its time and refuses bodies where nothing reads one.
 func bounded(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
-		if r.ContentLength != 0 {
+		if r.ContentLength != 0 && r.Method != http.MethodPost {
 			fail(w, http.StatusRequestEntityTooLarge, "this request takes no body")
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
+		limit := askTimeout
+		if r.Method == http.MethodPost {
+			limit = orderTimeout
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()
 		h.ServeHTTP(w, r.WithContext(ctx))
 	})
@@ -96,21 +111,27 @@ func some[T any](list *[]T) {
 // answer mounts one question; tidy puts the answer into its promised form. The
 // lists in it stay the Source's: tidy changes none that others may read.
 func answer[T any](mux *http.ServeMux, path string, ask func(context.Context) (T, error), tidy func(*T)) {
-	mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
-		v, err := ask(r.Context())
-		if err != nil {
-			fail(w, http.StatusServiceUnavailable, err.Error())
-			return
-		}
-		tidy(&v)
-		b, err := json.Marshal(v)
-		if err != nil {
-			fail(w, http.StatusInternalServerError, err.Error())
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Write(append(b, '\n'))
-	})
+	mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) { respond(w, r, ask, tidy) })
+}
+
+func respond[T any](w http.ResponseWriter, r *http.Request, ask func(context.Context) (T, error), tidy func(*T)) {
+	v, err := ask(r.Context())
+	if err != nil {
+		fail(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
+	tidy(&v)
+	write(w, v)
+}
+
+func write(w http.ResponseWriter, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(append(b, '\n'))
 }
 
 func fail(w http.ResponseWriter, code int, why string) {

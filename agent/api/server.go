@@ -19,6 +19,7 @@ const (
 	maxTCPConns    = 32
 	maxHeader      = 8 << 10
 	askTimeout     = 5 * time.Second // one answer of the Source
+	orderTimeout   = 5 * time.Minute // one order: a master that leaves stops its control plane first
 	closeTimeout   = 2 * time.Second // for answers under way when the agent stops
 	tcpRetry       = 5 * time.Second
 )
@@ -131,7 +132,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler, conn
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      15 * time.Second,
+		WriteTimeout:      orderTimeout + 5*time.Second,
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    maxHeader,
 		ConnContext:       connContext,

@@ -40,6 +40,22 @@ func (f *fake) Services(context.Context) (Services, error) {
 func (f *fake) Health(context.Context) (Health, error) {
 	return Health{Nodes: []NodeHealth{{Node: "n1"}}}, f.err
 }
+func (f *fake) Explain(_ context.Context, term uint64) (Explanation, error) {
+	if term == 99 {
+		return Explanation{}, errors.New("term 99 is not in the history")
+	}
+	wait := 4.2
+	return Explanation{Term: 2, Arbiter: "n3", Possible: true, To: "n2", Wait: wait, Notes: []string{"n2: ready, revision 7, lag 0s"},
+		Change: &Change{Term: 2, Holder: "n1", Reason: "first master"}, Views: []View{{Node: "n1", Term: 2, Phase: "master", Arbiter: "n3", LeaseRemaining: &wait}}}, nil
+}
+
+func (f *fake) Do(_ context.Context, o Order) (Done, error) {
+	if o.Why == "refuse" {
+		return Done{}, errors.New("nobody is ready to take over")
+	}
+	return Done{Text: fmt.Sprintf("%s to=%s why=%s force=%v by=%s", o.Verb, o.To, o.Why, o.Force, o.By), Term: 1}, nil
+}
+
 func (f *fake) History(context.Context) (History, error) {
 	return History{Changes: []Change{{Term: 3}}}, f.err
 }

@@ -128,5 +128,9 @@ func withCaller(ctx context.Context, c net.Conn) context.Context {
 	}); err != nil || credErr != nil {
 		return ctx
 	}
-	return context.WithValue(ctx, callerKey{}, Caller{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid})
+	return contextWithCaller(ctx, Caller{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid})
+}
+
+func contextWithCaller(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
 }

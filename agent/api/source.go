@@ -11,6 +11,12 @@ type Source interface {
 	Health(ctx context.Context) (Health, error)
 	History(ctx context.Context) (History, error)
 
+	// Explain tells why the master of a term is the master, and what would happen now;
+	// term 0 is the newest.
+	Explain(ctx context.Context, term uint64) (Explanation, error)
+	// Do carries out an order. Who asks may do it: the server has seen to that.
+	Do(ctx context.Context, o Order) (Done, error)
+
 	// Metrics are shown on /metrics. Families may come in any order; two of one
 	// name are a mistake of the Source, and the second is left out.
 	Metrics() []Metric

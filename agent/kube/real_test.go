@@ -15,16 +15,15 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"relevo.dev/relevo/test/hosts"
 )
 
 // TestRealAPIServer runs the canary against kube-apiserver on kine.
 func TestRealAPIServer(t *testing.T) {
-	bin := os.Getenv("RELEVO_KUBE_DIR")
-	if bin == "" {
-		bin, _ = filepath.Abs("../../.cache/kube")
-	}
-	if _, err := os.Stat(filepath.Join(bin, "kube-apiserver")); err != nil {
-		t.Skipf("SKIPPED: no kube-apiserver in %s (make e2e builds it)", bin)
+	bin, err := hosts.BuildKube(t.Context(), os.Stderr)
+	if err != nil {
+		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	file := func(name, text string) string {
@@ -41,8 +40,9 @@ func TestRealAPIServer(t *testing.T) {
 	sa := file("sa.key", string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
 	tokens := file("tokens.csv", "secret,relevo,1,system:masters\n")
 	kinePort, apiPort := freePort(t), freePort(t)
-	start := func(name string, args ...string) {
-		cmd := exec.Command(filepath.Join(bin, name), args...)
+	start := func(path string, args ...string) {
+		name := filepath.Base(path)
+		cmd := exec.Command(path, args...)
 		log, err := os.Create(filepath.Join(dir, name+".log"))
 		if err != nil {
 			t.Fatal(err)
@@ -60,9 +60,9 @@ func TestRealAPIServer(t *testing.T) {
 			}
 		})
 	}
-	start("kine", "--endpoint", "sqlite://"+dir+"/state.db?_journal=WAL&cache=shared&_busy_timeout=30000",
+	start(bin.Kine, "--endpoint", "sqlite://"+dir+"/state.db?_journal=WAL&cache=shared&_busy_timeout=30000",
 		"--listen-address", fmt.Sprintf("127.0.0.1:%d", kinePort), "--metrics-bind-address", "0")
-	start("kube-apiserver", fmt.Sprintf("--etcd-servers=http://127.0.0.1:%d", kinePort), fmt.Sprintf("--secure-port=%d", apiPort),
+	start(bin.APIServer, fmt.Sprintf("--etcd-servers=http://127.0.0.1:%d", kinePort), fmt.Sprintf("--secure-port=%d", apiPort),
 		"--bind-address=127.0.0.1", "--cert-dir="+dir, "--service-account-key-file="+sa, "--service-account-signing-key-file="+sa,
 		"--service-account-issuer=https://kubernetes.default.svc", "--token-auth-file="+tokens, "--authorization-mode=RBAC",
 		"--service-cluster-ip-range=10.96.0.0/16")

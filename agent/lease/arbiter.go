@@ -2,6 +2,7 @@ package lease
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 )
@@ -55,6 +56,12 @@ type (
 		Term    uint64
 		Refused bool
 	}
+	// FailedOver: the change to Term, committed at At on this host's clock (it may be
+	// negative), was automatic. Told once for each, whoever was the arbiter.
+	FailedOver struct {
+		Term uint64
+		At   Time
+	}
 	// FenceConfirmed: a fence device says that Node is off.
 	FenceConfirmed struct{ Node string }
 	// Failover: a person asks for a new term now; it still waits for S3. Force skips
@@ -72,6 +79,7 @@ func (Confirmed) event()      {}
 func (ReleaseAsked) event()   {}
 func (Reported) event()       {}
 func (Proposed) event()       {}
+func (FailedOver) event()     {}
 func (FenceConfirmed) event() {}
 func (Failover) event()       {}
 
@@ -152,25 +160,33 @@ type Arbiter struct {
 	releasing uint64 // term whose release was proposed
 	fenced    string
 	asked     *Failover
-	toldTo    string          // successor wished for by the one who released
+	toldTo    string          // successor wished for by the one who released,
+	toldWhy   string          // and why it did
 	released  map[string]Time // when each gave a term back
 	pending   map[uint64]Renewal
 	reports   map[string]report
-	failovers []Time // automatic ones seen, newest last
-	syncAt    Time   // when an in-sync set was proposed last,
-	syncTerm  uint64 // for this term
-	blocked   string // why nobody is promoted, as told last,
-	blockedAt Time   // at this moment
+	failovers map[uint64]Time // automatic ones by term: when each was committed
+	syncAt    Time            // when an in-sync set was proposed last,
+	syncTerm  uint64          // for this term
+	blocked   string          // why nobody is promoted, as told last,
+	blockedAt Time            // at this moment
 }
 
 // NewArbiter makes the machine of node.
 func NewArbiter(node string, tm Timings, pol Policy) *Arbiter {
-	return &Arbiter{node: node, tm: tm, pol: pol, pending: map[uint64]Renewal{}, reports: map[string]report{}, released: map[string]Time{}}
+	return &Arbiter{node: node, tm: tm, pol: pol, pending: map[uint64]Renewal{}, reports: map[string]report{}, released: map[string]Time{}, failovers: map[uint64]Time{}}
 }
 
-// Failovers tells the machine of automatic failovers that were committed before
-// it started, as moments on its own clock (they may be negative).
-func (a *Arbiter) Failovers(at []Time) { a.failovers = append(at, a.failovers...) }
+// Alive says that the holder was acknowledged within the last few renewals.
+func (a *Arbiter) Alive(now Time) bool {
+	return a.leading && a.lastAck > 0 && now < a.lastAck+3*a.tm.Renew()
+}
+
+// Withdraw takes a [Failover] back that nothing came of.
+func (a *Arbiter) Withdraw() { a.asked = nil }
+
+// SetPolicy changes the policy from now on.
+func (a *Arbiter) SetPolicy(p Policy) { a.pol = p }
 
 // Leading says whether the machine acts.
 func (a *Arbiter) Leading() bool { return a.leading }
@@ -198,7 +214,7 @@ func (a *Arbiter) Step(now Time, ev Event) []Action {
 		if !a.leading || !a.fact.names(e.From, e.Term) || a.proposed != 0 || a.releasing == e.Term {
 			return nil
 		}
-		a.releasing, a.toldTo = e.Term, e.To
+		a.releasing, a.toldTo, a.toldWhy = e.Term, e.To, e.Why
 		a.released[e.From] = now
 		return []Action{ProposeRelease{e.Term, e.From, e.Why}}
 	case Reported:
@@ -212,6 +228,9 @@ func (a *Arbiter) Step(now Time, ev Event) []Action {
 		if e.Refused && e.Term == a.releasing {
 			a.releasing = 0
 		}
+	case FailedOver:
+		maps.DeleteFunc(a.failovers, func(_ uint64, at Time) bool { return now-at >= time.Hour })
+		a.failovers[e.Term] = e.At
 	case FenceConfirmed:
 		if a.leading && e.Node == a.fact.Holder {
 			a.fenced = e.Node
@@ -226,7 +245,7 @@ func (a *Arbiter) Step(now Time, ev Event) []Action {
 
 func (a *Arbiter) lead(now Time, yes bool) {
 	a.leading, a.since, a.lastAck, a.served = yes, now, 0, 0
-	a.proposed, a.releasing, a.fenced, a.asked, a.toldTo = 0, 0, "", nil, ""
+	a.proposed, a.releasing, a.fenced, a.asked, a.toldTo, a.toldWhy = 0, 0, "", nil, "", ""
 	clear(a.pending)
 	clear(a.reports)
 }
@@ -236,7 +255,7 @@ func (a *Arbiter) onFact(now Time, f Fact) {
 		return
 	}
 	if f.Term != a.fact.Term {
-		a.lastAck, a.fenced, a.asked, a.toldTo = 0, "", nil, ""
+		a.lastAck, a.fenced, a.asked, a.toldTo, a.toldWhy = 0, "", nil, "", ""
 		if a.leading {
 			a.since = now // the new holder has a full wait from here
 		}
@@ -314,9 +333,6 @@ func (a *Arbiter) decide(now Time) []Action {
 		return append(out, a.tellBlocked(now, j)...)
 	}
 	a.blocked = ""
-	if j.Automatic {
-		a.failovers = append(a.failovers, now)
-	}
 	a.proposed = a.fact.Term + 1
 	return append(out, Propose{a.proposed, j.To, j.Automatic, j.Reason, j.By, j.Notes})
 }

@@ -43,6 +43,9 @@ func (a *Arbiter) Judge(now Time) Judgement {
 	switch {
 	case a.fact.Released:
 		over, j.Reason = true, a.fact.Holder+" gave the term back"
+		if a.toldWhy != "" {
+			j.Reason += ": " + a.toldWhy
+		}
 		if a.since > 0 && now < a.since+a.tm.Renew()*2 && len(a.reports) == 0 {
 			over = false // just elected: hear the candidates first
 		}
@@ -77,7 +80,7 @@ func (a *Arbiter) Judge(now Time) Judgement {
 			j.Possible = false
 			j.Why = append(j.Why, fmt.Sprintf("%d voters: an automatic failover needs at least 3", a.fact.Voters))
 		}
-		if n := a.recentFailovers(now); n >= a.pol.MaxFailovers && a.fact.Acked < a.fact.Term {
+		if n := a.recentFailovers(now); n >= a.pol.MaxFailovers {
 			j.Possible = false
 			j.Why = append(j.Why, fmt.Sprintf("%d automatic failovers within an hour: a person must acknowledge", n))
 		}
@@ -255,10 +258,11 @@ func (a *Arbiter) inSync(now Time) (set []string, changed bool) {
 	return set, first || !slices.Equal(set, a.fact.InSync)
 }
 
+// recentFailovers are those of the last hour that nobody has acknowledged.
 func (a *Arbiter) recentFailovers(now Time) int {
 	n := 0
-	for _, t := range a.failovers {
-		if now-t < time.Hour {
+	for term, at := range a.failovers {
+		if now-at < time.Hour && term > a.fact.Acked {
 			n++
 		}
 	}

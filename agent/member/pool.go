@@ -312,3 +312,16 @@ func (p *Pool) Leave(ctx context.Context) error {
 		return fmt.Errorf("leave the gossip pool: %w; the others will see a failure instead", ctx.Err())
 	}
 }
+
+// Remove declares that a member which failed has left for good. It is for a member
+// that does not come back: one that is alive would be told to leave.
+func (p *Pool) Remove(node string) error {
+	s := p.session()
+	if s == nil {
+		return errors.New("this host is not in the pool")
+	}
+	if err := s.RemoveFailedNode(node); err != nil {
+		return fmt.Errorf("remove %s from the pool: %w", node, err)
+	}
+	return nil
+}

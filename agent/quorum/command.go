@@ -175,6 +175,15 @@ func InSync(term uint64, nodes []string) Command {
 // Resumed ends a pause after the holder has shown that it knows.
 func Resumed(epoch uint64) Command { return Command{Op: OpResumed, Epoch: epoch} }
 
+// SetPause switches automatic promotion off, or on again; force ends a pause without
+// the holder's word.
+func SetPause(on, force bool, by, why string) Command {
+	return Command{Op: OpPause, On: on, Force: force, By: fit(by), Why: fit(why)}
+}
+
+// Acknowledge makes the automatic failovers up to term not count any more.
+func Acknowledge(term uint64) Command { return Command{Op: OpAcknowledge, Term: term} }
+
 // Note adds a line to the history of term.
 func Note(term uint64, text string) Command { return Command{Op: OpNote, Term: term, Text: fit(text)} }
 

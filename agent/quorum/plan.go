@@ -24,6 +24,7 @@ const (
 	AddNonvoter StepKind = "add-nonvoter" // gets the state, does not vote
 	AddVoter    StepKind = "add-voter"    // a non-voter gets a vote
 	Demote      StepKind = "demote"       // a voter becomes a non-voter
+	Remove      StepKind = "remove"       // a server that left is none any more
 )
 
 // Step is one change of the servers, and why, for the log.
@@ -44,22 +45,27 @@ const (
 //
 //   - 1, 3 or 5 voters: the largest odd number of those who may and are there.
 //   - Who votes keeps its vote, even if it is away: replacing one for good is a
-//     decision for a person. Only who does not want to vote any more loses it.
+//     decision for a person. Only who left, or does not want to vote any more, loses it.
 //   - New voters come from the non-candidates first: they do not carry the
 //     control plane. The holder comes last.
 //   - Who is to vote first becomes a non-voter and is promoted by a later Plan,
 //     two at a time, so that it never stays at 2 or 4, which tolerate no more
 //     than 1 or 3. Where an interrupted step left an even number, it is made odd.
 //   - Candidates that do not vote are non-voters: they must see the state.
-func Plan(servers []Server, alive []Peer, holder string) []Step {
+func Plan(servers []Server, alive []Peer, left []string, holder string) []Step {
 	var steps []Step
 	isServer, peers := map[string]bool{}, map[string]Peer{}
+	var gone []string // servers that left
 	for _, p := range alive {
 		peers[p.Node] = p
 	}
 	var keep, quit []string // voters that stay, voters that do not want to any more
 	for _, s := range servers {
 		isServer[s.Node] = true
+		if slices.Contains(left, s.Node) {
+			gone = append(gone, s.Node)
+			continue
+		}
 		if !s.Voter {
 			continue
 		}
@@ -118,6 +124,9 @@ func Plan(servers []Server, alive []Peer, holder string) []Step {
 	if voters == 0 {
 		// The last voter cannot leave before another has come.
 		return steps
+	}
+	for _, node := range gone {
+		steps = append(steps, Step{Remove, node, "left the cluster"})
 	}
 	for _, node := range quit {
 		steps = append(steps, Step{Demote, node, "does not want to vote"})

@@ -33,7 +33,7 @@ func peers(words string) (out []Peer) {
 func show(steps []Step) string {
 	var out []string
 	for _, s := range steps {
-		out = append(out, map[StepKind]string{AddNonvoter: "+", AddVoter: "!", Demote: "-"}[s.Do]+s.Node)
+		out = append(out, map[StepKind]string{AddNonvoter: "+", AddVoter: "!", Demote: "-", Remove: "x"}[s.Do]+s.Node)
 	}
 	return strings.Join(out, " ")
 }
@@ -72,8 +72,24 @@ func TestPlan(t *testing.T) {
 		{"the last voter hands over", "n1 n2-", "n1:c n2:v", "n1", "!n2 -n1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := show(Plan(servers(tc.servers), peers(tc.alive), tc.holder)); got != tc.want {
+			if got := show(Plan(servers(tc.servers), peers(tc.alive), nil, tc.holder)); got != tc.want {
 				t.Errorf("servers %q, alive %q: got %q, want %q", tc.servers, tc.alive, got, tc.want)
+			}
+		})
+	}
+}
+
+func TestPlanLeft(t *testing.T) {
+	for _, tc := range []struct{ name, servers, alive, left, want string }{
+		{"who left is replaced first, and then removed", "n1 n2 n3 n4-", "n1:vc n2:vc n4:v", "n3", "!n4 xn3"},
+		{"a non-voter that left", "n1 n2 n3 n4-", "n1:vc n2:vc n3:vc", "n4", "xn4"},
+		{"without another, an odd number stays", "n1 n2 n3", "n1:vc n2:vc", "n3", "xn3 -n2"},
+		{"the last voter is not removed", "n1", "n2:vc", "n1", "+n2"},
+		{"who left and was no server", "n1 n2 n3", "n1:vc n2:vc n3:vc", "n9", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := show(Plan(servers(tc.servers), peers(tc.alive), strings.Fields(tc.left), "n1")); got != tc.want {
+				t.Errorf("servers %q, alive %q, left %q: got %q, want %q", tc.servers, tc.alive, tc.left, got, tc.want)
 			}
 		})
 	}
@@ -92,7 +108,7 @@ func TestPlanComesToRest(t *testing.T) {
 		}
 		run := func(alive []Peer) {
 			for round := 0; ; round++ {
-				steps := Plan(have, alive, "n0")
+				steps := Plan(have, alive, nil, "n0")
 				if len(steps) == 0 {
 					return
 				}

@@ -346,6 +346,8 @@ func (q *Quorum) Do(ctx context.Context, s Step) error {
 		return q.AddNonvoter(ctx, s.Node)
 	case AddVoter:
 		return q.AddVoter(ctx, s.Node)
+	case Remove:
+		return q.Remove(ctx, s.Node)
 	case Demote:
 		return q.Demote(ctx, s.Node)
 	}

@@ -3,6 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -24,8 +28,13 @@ func newAgentCommand(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		log := newLogger(a.stderr, cfg.Log.Level, underJournal(a.env("JOURNAL_STREAM"), a.stderr))
-		return agent.Run(cmd.Context(), cfg, agent.Options{Version: version(), Log: log, ConfigPath: *path})
+		var level slog.LevelVar
+		level.Set(cfg.Log.Level)
+		log := newLogger(a.stderr, &level, underJournal(a.env("JOURNAL_STREAM"), a.stderr))
+		hup := make(chan os.Signal, 1)
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+		return agent.Run(cmd.Context(), cfg, agent.Options{Version: version(), Log: log, ConfigPath: *path, Reload: hup, Level: &level})
 	}
 	return cmd
 }

@@ -73,6 +73,22 @@ func (f *fake) Services(context.Context) (api.Services, error) {
 
 func (f *fake) Health(context.Context) (api.Health, error) { return f.health, f.err }
 
+func (f *fake) Explain(_ context.Context, term uint64) (api.Explanation, error) {
+	if term == 99 {
+		return api.Explanation{}, errors.New("term 99 is not in the history")
+	}
+	wait := 4.2
+	return api.Explanation{Term: 2, Arbiter: "n3", Possible: true, To: "n2", Wait: wait, Notes: []string{"n2: ready, revision 7, lag 0s"},
+		Change: &api.Change{Term: 2, Holder: "n1", Reason: "first master"}, Views: []api.View{{Node: "n1", Term: 2, Phase: "master", Arbiter: "n3", LeaseRemaining: &wait}}}, nil
+}
+
+func (f *fake) Do(_ context.Context, o api.Order) (api.Done, error) {
+	if o.Why == "refuse" {
+		return api.Done{}, errors.New("nobody is ready to take over")
+	}
+	return api.Done{Text: fmt.Sprintf("%s to=%s why=%s force=%v by=%s", o.Verb, o.To, o.Why, o.Force, o.By), Term: 1}, nil
+}
+
 func (f *fake) History(context.Context) (api.History, error) {
 	return api.History{Changes: []api.Change{
 		{Term: 2, Holder: "n2", Previous: "n1", At: now.Add(-5 * time.Minute), Automatic: true, Reason: "the lease of n1 ran out",

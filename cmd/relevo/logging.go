@@ -13,7 +13,7 @@ import (
 
 // newLogger writes key=value, one line an event. For the journal, which has times
 // of its own, it writes the priority in front instead of time and level.
-func newLogger(w io.Writer, level slog.Level, journal bool) *slog.Logger {
+func newLogger(w io.Writer, level slog.Leveler, journal bool) *slog.Logger {
 	if !journal {
 		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 	}

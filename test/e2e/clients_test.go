@@ -1,4 +1,4 @@
-//go:build e2e
+//go:build e2e || bench
 
 package e2e
 
@@ -27,10 +27,15 @@ import (
 
 var configMaps = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
 
-// client is client-go as it is, on host n4, through the virtual IP.
+// client is client-go as it is, on a host, through the virtual IP.
 func (c *cluster) client(from *node, timeout time.Duration) dynamic.ResourceInterface {
+	return c.clientOf(hosts.VIP, from, timeout)
+}
+
+// clientOf speaks with one address of the API.
+func (c *cluster) clientOf(ip string, from *node, timeout time.Duration) dynamic.ResourceInterface {
 	d, err := dynamic.NewForConfig(&rest.Config{
-		Host:            fmt.Sprintf("https://%s:%d", hosts.VIP, hosts.APIPort),
+		Host:            fmt.Sprintf("https://%s:%d", ip, hosts.APIPort),
 		BearerToken:     c.kube.Token,
 		TLSClientConfig: rest.TLSClientConfig{CAData: c.kube.CA},
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -63,9 +68,13 @@ type writer struct {
 }
 
 func (c *cluster) startWriter(from *node, prefix string) *writer {
+	return c.startWriterTo(hosts.VIP, from, prefix)
+}
+
+func (c *cluster) startWriterTo(ip string, from *node, prefix string) *writer {
 	ctx, stop := context.WithCancel(context.Background())
 	w := &writer{stop: stop, done: make(chan struct{})}
-	client := c.client(from, 2*time.Second)
+	client := c.clientOf(ip, from, 2*time.Second)
 	c.t.Cleanup(w.end)
 	go func() {
 		defer close(w.done)

@@ -1,4 +1,4 @@
-//go:build e2e
+//go:build e2e || bench
 
 package e2e
 
@@ -38,6 +38,7 @@ type cluster struct {
 type options struct {
 	ttl   time.Duration // of the lease; 0 = default
 	extra string        // more lines of configuration, for all
+	bare  func(*node)   // called with n1 when its control plane runs and relevo is not there yet
 }
 
 // within is the time that one step may take at most; nothing asserts what it took.
@@ -70,6 +71,9 @@ func newCluster(t *testing.T, o options) *cluster {
 	c.kube, err = lab.InstallKube(within(t, 20*time.Minute), hs[:3]...)
 	ok(t, err)
 	ok(t, hs[0].WaitUnit(within(t, time.Minute), "kube-apiserver.service", "active"))
+	if o.bare != nil {
+		o.bare(c.nodes[0])
+	}
 	c.audit = lab.Audit(hosts.Units...)
 	t.Cleanup(func() {
 		if _, err := c.audit.Stop(); err != nil {
@@ -239,3 +243,5 @@ func (c *cluster) raw(nodes ...*node) []*hosts.Host {
 	}
 	return out
 }
+
+func containsField(text, field string) bool { return slices.Contains(strings.Fields(text), field) }

@@ -6,7 +6,10 @@
 //   - clients_test.go: a writer that remembers what was acknowledged, and an informer
 //   - failover_test.go: the main job; blackout_test.go: power cut of everybody
 //   - fence_test.go: every way to lose the agent without losing the host
+//   - orders_test.go: pause, step-down, failover, acknowledge, remove
+//   - freeze_test.go: a host that stands still, and goes on after its lease was given away
 //   - package_test.go: install, upgrade, purge
+//   - bench_test.go, bench_idle_test.go: figures, with the build tag bench (`make bench`)
 //
 // The tests need root, and the build tag e2e; `make e2e` runs them.
 package e2e

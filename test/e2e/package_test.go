@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os/exec"
 	"strings"
@@ -71,6 +73,16 @@ func TestPackage(t *testing.T) {
 			t.Error("purge left the group")
 		}
 		c.waitMasterOf(time.Minute, n3, 1)
+	})
+
+	c.run("the vote of who left is replaced", func(t *testing.T) {
+		ok(t, hosts.Until(within(t, time.Minute), "three voters that are there", func(ctx context.Context) error {
+			s, err := n3.status(ctx)
+			if err == nil && (s.Quorum.Voters != 3 || s.Quorum.Online != 3) {
+				err = fmt.Errorf("%d of %d voters are online", s.Quorum.Online, s.Quorum.Voters)
+			}
+			return err
+		}))
 	})
 
 	c.run("remove from the master", func(t *testing.T) {

@@ -1,0 +1,124 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os/user"
+	"strconv"
+)
+
+// Verb is what a person wants done.
+type Verb string
+
+// The verbs.
+const (
+	// VerbPause stops automatic promotion: the master keeps running, also without a quorum.
+	VerbPause Verb = "pause"
+	// VerbResume ends a pause, after the holder has shown that it knows. With Force the
+	// person vouches that no holder runs any more.
+	VerbResume Verb = "resume"
+	// VerbStepDown moves the mastership off the present master without loss.
+	VerbStepDown Verb = "step-down"
+	// VerbFailover gives the next term away when nobody is promoted by itself. With Force
+	// neither readiness, nor lag, nor the flap limit, nor the number of voters counts.
+	VerbFailover Verb = "failover"
+	// VerbLeave takes this host out of the cluster, with its vote; a master hands over
+	// first. The agent goes on until it is stopped.
+	VerbLeave Verb = "leave"
+	// VerbRemove takes a member out that is lost for good; To names it.
+	VerbRemove Verb = "remove"
+	// VerbAcknowledge makes the automatic failovers so far not count any more.
+	VerbAcknowledge Verb = "acknowledge"
+)
+
+// Order is a request to act.
+type Order struct {
+	Verb  Verb   `json:"verb"`
+	To    string `json:"to,omitempty"` // the successor that is wished for
+	Why   string `json:"why,omitempty"`
+	Force bool   `json:"force,omitempty"`
+	// By is who asks, as the command line knows it (sudo hides it from the agent).
+	By string `json:"by,omitempty"`
+}
+
+// Done is the answer to an Order.
+type Done struct {
+	Text string `json:"text"` // what was done, and what follows
+	Term uint64 `json:"term"` // the newest term before it
+}
+
+// maxOrder bounds the body of an Order.
+const maxOrder = 4 << 10
+
+// Explanation is why the arbiter does what it does, or did.
+type Explanation struct {
+	Term    uint64  `json:"term"`
+	Change  *Change `json:"change"`  // of Term
+	Arbiter string  `json:"arbiter"` // who says the rest; "" = none is known
+	// What the arbiter would do if the holder were lost now.
+	Possible bool     `json:"possible"`
+	To       string   `json:"to,omitempty"`
+	Over     bool     `json:"over"`                             // the term may be given away
+	Wait     float64  `json:"wait_seconds,omitempty"`           // until it may be, if no renewal comes
+	Why      []string `json:"why,omitempty"`                    // why nothing would happen
+	Notes    []string `json:"notes,omitempty"`                  // the evidence, a line a candidate
+	Failed   []string `json:"members_without_answer,omitempty"` // and why
+	Views    []View   `json:"views"`                            // by name
+}
+
+// View is how one member sees the mastership.
+type View struct {
+	Node           string   `json:"node"`
+	Term           uint64   `json:"term"`
+	Phase          string   `json:"phase"`   // of its holder machine
+	Arbiter        string   `json:"arbiter"` // whom it takes for the arbiter
+	LeaseRemaining *float64 `json:"lease_remaining_seconds"`
+	Copy           string   `json:"copy,omitempty"` // of the datastore, in words
+}
+
+// order mounts the one request that acts. Only root may: who is asked of the kernel.
+func order(mux *http.ServeMux, src Source) {
+	mux.HandleFunc("POST /v1/do", func(w http.ResponseWriter, r *http.Request) {
+		c, ok := CallerOf(r.Context())
+		if !ok || c.UID != 0 {
+			fail(w, http.StatusForbidden, "only root may do that: use sudo")
+			return
+		}
+		var o Order
+		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&o); err != nil {
+			fail(w, http.StatusBadRequest, "the order is not understood: "+err.Error())
+			return
+		}
+		if o.By == "" {
+			o.By = strconv.Itoa(int(c.UID))
+			if u, err := user.LookupId(o.By); err == nil {
+				o.By = u.Username
+			}
+		}
+		d, err := src.Do(r.Context(), o)
+		if err != nil {
+			fail(w, http.StatusConflict, err.Error())
+			return
+		}
+		write(w, d)
+	})
+}
+
+// Do asks the agent to act.
+func (c *Client) Do(ctx context.Context, o Order) (Done, error) {
+	b, err := json.Marshal(o)
+	if err != nil {
+		return Done{}, err
+	}
+	return ask[Done](ctx, c, http.MethodPost, "do", bytes.NewReader(b))
+}
+
+// Explain asks why; term 0 is the present one.
+func (c *Client) Explain(ctx context.Context, term uint64) (Explanation, error) {
+	return ask[Explanation](ctx, c, http.MethodGet, fmt.Sprintf("explain?term=%d", term), nil)
+}

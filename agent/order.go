@@ -1,0 +1,246 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/member"
+	"relevo.dev/relevo/agent/quorum"
+)
+
+// Do carries out what a person on this host asked for (api.Source): it goes to who
+// can do it, the holder for a step-down, the arbiter for the rest.
+func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
+	o.By += "@" + a.cfg.Node
+	a.log.Warn("order", "verb", string(o.Verb), "to", o.To, "force", o.Force, "by", o.By, "why", o.Why)
+	switch o.Verb {
+	case api.VerbLeave:
+		return a.leave(ctx, o)
+	case api.VerbRemove:
+		return a.remove(o)
+	}
+	if o.Verb == api.VerbStepDown {
+		s := a.quorum.State()
+		switch {
+		case s.Holder == "" || s.Released:
+			return api.Done{}, errors.New("there is no master that could step down")
+		case s.Holder == a.cfg.Node:
+			return a.order(ctx, a.cfg.Node, o)
+		}
+		var d api.Done
+		err := a.port.PostJSON(ctx, s.Holder, pathOrder, o, &d)
+		return d, err
+	}
+	return toArbiter(ctx, a.loop, pathOrder, o, a.order)
+}
+
+// order is what the holder or the arbiter does, for itself or for another member.
+func (a *agent) order(ctx context.Context, from string, o api.Order) (api.Done, error) {
+	if !strings.HasSuffix(o.By, "@"+from) {
+		return api.Done{}, fmt.Errorf("an order of %q did not come from %s", o.By, from)
+	}
+	s := a.quorum.State()
+	d := api.Done{Term: s.Term}
+	switch o.Verb {
+	case api.VerbPause:
+		d.Text = "automatic promotion is off; the master keeps running, also without a quorum"
+		return d, a.quorum.Apply(ctx, quorum.SetPause(true, false, o.By, o.Why))
+	case api.VerbResume:
+		d.Text = "automatic promotion comes back as soon as " + cmp.Or(s.Holder, "the holder") + " has shown that it knows"
+		if o.Force {
+			d.Text = "automatic promotion is on again"
+		}
+		return d, a.quorum.Apply(ctx, quorum.SetPause(false, o.Force, o.By, o.Why))
+	case api.VerbAcknowledge:
+		d.Text = fmt.Sprintf("the failovers up to term %d do not count any more", s.Term)
+		return d, a.quorum.Apply(ctx, quorum.Acknowledge(s.Term))
+	case api.VerbFailover:
+		return a.orderFailover(ctx, o, d)
+	case api.VerbStepDown:
+		return a.orderStepDown(ctx, o, d)
+	}
+	return d, fmt.Errorf("this agent does not know how to %q: is it older than the one that asks?", o.Verb)
+}
+
+// orderStepDown is asked of the holder.
+func (a *agent) orderStepDown(ctx context.Context, o api.Order, d api.Done) (api.Done, error) {
+	if a.host == nil || a.phase() != lease.Master {
+		return d, fmt.Errorf("%s is not the master", a.cfg.Node)
+	}
+	if p := a.quorum.State().Pause.Phase; p != quorum.Running {
+		return d, fmt.Errorf("the cluster is %s: nobody would follow; `relevo resume` first", p)
+	}
+	j, err := a.askArbiter(ctx)
+	if err != nil {
+		return d, err
+	}
+	if o.To == a.cfg.Node {
+		return d, fmt.Errorf("%s is the master already", o.To)
+	}
+	if o.To != "" && !slices.ContainsFunc(j.Notes, func(n string) bool { return strings.HasPrefix(n, o.To+": ready") }) {
+		return d, fmt.Errorf("%s is not ready to take over: %s", o.To, cmp.Or(noteOf(j.Notes, o.To), "the arbiter does not hear of it as a candidate"))
+	}
+	if !j.Possible && !o.Force {
+		return d, fmt.Errorf("nobody is ready to take over: %s; --force stops the master all the same", strings.Join(j.Why, "; "))
+	}
+	d.Text = fmt.Sprintf("%s gives term %d back, as soon as a standby has everything", a.cfg.Node, d.Term)
+	a.loop.post(ctx, lease.StepDown{Term: d.Term, Why: "step-down asked for by " + o.By + because(o.Why), To: o.To})
+	return d, nil
+}
+
+// leave takes this host out of the cluster.
+func (a *agent) leave(ctx context.Context, o api.Order) (api.Done, error) {
+	s := a.quorum.State()
+	d := api.Done{Term: s.Term}
+	if a.quorum.Leader() == "" && !o.Force {
+		return d, errors.New("without a quorum the others cannot replace this host's vote; --force leaves all the same")
+	}
+	// Longer than a question may take: the person waits, and so does `apt remove`.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOverLimit(a.cfg.LeaseTTL))
+	defer cancel()
+	a.handOver(ctx)
+	if a.quorum.IsLeader() {
+		if to := a.heir(); to != "" {
+			if err := a.quorum.TransferTo(ctx, to); err != nil {
+				a.log.Warn("the arbiter's office not handed on", "to", to, "err", err)
+			}
+		}
+	}
+	if err := a.pool.Leave(ctx); err != nil {
+		return d, err
+	}
+	d.Text = a.cfg.Node + " has left; the others replace its vote within seconds. `systemctl disable --now relevo` stops the agent"
+	return d, nil
+}
+
+// heir is a voter that is there and is not this host.
+func (a *agent) heir() string {
+	servers, err := a.quorum.Servers()
+	if err != nil {
+		return ""
+	}
+	for _, s := range servers {
+		if m, ok := a.member(s.Node); ok && s.Voter && s.Node != a.cfg.Node && m.Status == member.Alive {
+			return s.Node
+		}
+	}
+	return ""
+}
+
+// remove declares that a member which is lost does not come back.
+func (a *agent) remove(o api.Order) (api.Done, error) {
+	m, ok := a.member(o.To)
+	switch {
+	case !ok:
+		return api.Done{}, fmt.Errorf("%s is no member: `relevo members` shows who is", o.To)
+	case m.Status == member.Alive:
+		return api.Done{}, fmt.Errorf("%s is alive: run `relevo leave` on it", o.To)
+	}
+	if err := a.pool.Remove(o.To); err != nil {
+		return api.Done{}, err
+	}
+	return api.Done{Text: o.To + " is no member any more; its vote is replaced within seconds. Its certificate stays valid: if the board was stolen, found the cluster anew"}, nil
+}
+
+func noteOf(notes []string, node string) string {
+	for _, n := range notes {
+		if strings.HasPrefix(n, node+": ") {
+			return n
+		}
+	}
+	return ""
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + why
+}
+
+// orderFailover is asked of the arbiter.
+func (a *agent) orderFailover(ctx context.Context, o api.Order, d api.Done) (api.Done, error) {
+	var err error
+	verr := a.loop.view(ctx, func() {
+		now := a.clock()
+		m := a.loop.arbiter
+		switch s := a.quorum.State(); {
+		case !m.Leading():
+			err = errors.New("the arbiter has just changed: try again")
+			return
+		case m.Alive(now) && !s.Released:
+			err = fmt.Errorf("%s is alive and renews its lease: `relevo step-down` moves the mastership without loss", s.Holder)
+			return
+		case s.Pause.Phase != quorum.Running:
+			err = fmt.Errorf("the cluster is %s: `relevo resume` first (--force, if the holder is surely off)", s.Pause.Phase)
+			return
+		}
+		a.loop.step(a.loop.base, lease.Failover{To: o.To, By: o.By, Why: cmp.Or(o.Why, "no reason given"), Force: o.Force})
+		j := m.Judge(now)
+		switch {
+		case !j.Possible && !j.Due:
+			m.Withdraw()
+			err = fmt.Errorf("nobody can be promoted: %s; --force with --to skips readiness, lag, the flap limit and the number of voters, and what the chosen copy lacks is lost", strings.Join(j.Why, "; "))
+		case now < j.WaitUntil && !j.Over:
+			d.Text = fmt.Sprintf("%s is promoted in %v, when the old lease has surely run out; %s", j.To, (j.WaitUntil - now).Round(100*time.Millisecond), noteOf(j.Notes, j.To))
+		default:
+			d.Text = fmt.Sprintf("%s is being promoted; %s", j.To, noteOf(j.Notes, j.To))
+		}
+	})
+	return d, errors.Join(verr, err)
+}
+
+// Explain tells why (api.Source).
+func (a *agent) Explain(ctx context.Context, term uint64) (api.Explanation, error) {
+	h, err := a.History(ctx)
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	s := a.quorum.State()
+	e := api.Explanation{Term: cmp.Or(term, s.Term)}
+	for _, c := range h.Changes {
+		if c.Term == e.Term {
+			e.Change = &c
+		}
+	}
+	if e.Change == nil && term != 0 {
+		return e, fmt.Errorf("term %d is not in the history: it has terms %d to %d", term, oldest(h), s.Term)
+	}
+	answers, failed := a.askAll(ctx)
+	for node, x := range answers {
+		v := api.View{Node: node, Term: x.Term, Phase: x.Phase, Arbiter: x.Arbiter}
+		if x.Lease >= 0 {
+			v.LeaseRemaining = &x.Lease
+		}
+		if x.Standby != nil {
+			v.Copy = "ready"
+			if !x.Standby.Ready {
+				v.Copy = "not ready: " + x.Standby.Why
+			}
+		}
+		e.Views = append(e.Views, v)
+		if j := x.Judge; j != nil {
+			e.Arbiter, e.Possible, e.To, e.Over, e.Wait, e.Why, e.Notes = node, j.Possible, j.To, j.Over, j.Wait, j.Why, j.Notes
+		}
+	}
+	for node, err := range failed {
+		e.Failed = append(e.Failed, node+": "+err.Error())
+	}
+	slices.Sort(e.Failed)
+	slices.SortFunc(e.Views, func(x, y api.View) int { return cmp.Compare(x.Node, y.Node) })
+	return e, nil
+}
+
+func oldest(h api.History) uint64 {
+	if len(h.Changes) == 0 {
+		return 0
+	}
+	return h.Changes[len(h.Changes)-1].Term
+}

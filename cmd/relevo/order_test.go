@@ -1,0 +1,39 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestOrders(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: only root may give orders")
+	}
+	socket := serve(t, &fake{status: okStatus()})
+	env := map[string]string{"RELEVO_SOCKET": socket, "SUDO_USER": "ann"}
+	for _, tc := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"pause --why switch", 0, "pause to= why=switch force=false by=ann"},
+		{"resume --force", 0, "resume to= why= force=true by=ann"},
+		{"step-down --to n2 --wait 0", 0, "step-down to=n2 why= force=false by=ann"},
+		{"step-down --why refuse", 1, "nobody is ready to take over"},
+		{"failover --to n3 --force", 0, "n1 is the master in term 3"},
+		{"acknowledge", 0, "acknowledge to= why= force=false by=ann"},
+		{"remove n9", 0, "remove to=n9"},
+		{"remove", 2, "accepts 1 arg"},
+		{"pause n1", 2, "unknown command"},
+		{"explain --term 99", 1, "term 99 is not in the history"},
+		{"explain", 0, "n2 would be promoted in 4.2s"},
+	} {
+		code, out, errs := relevo(t, env, strings.Fields(tc.args)...)
+		if code != tc.code || !strings.Contains(out+errs, tc.want) {
+			t.Errorf("relevo %s: exit %d\n%s%s", tc.args, code, out, errs)
+		}
+	}
+	_, out, _ := relevo(t, env, "explain")
+	golden(t, "explain", out)
+}

@@ -1,0 +1,254 @@
+//go:build bench
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/test/hosts"
+)
+
+const (
+	failovers = 10
+	bareRuns  = 5
+	leaseTTL  = 6 * time.Second // the default
+)
+
+// sample is a series of measurements, in seconds unless said otherwise.
+type sample []float64
+
+func (s sample) at(q float64) float64 {
+	if len(s) == 0 {
+		return 0
+	}
+	c := slices.Sorted(slices.Values(s))
+	return c[min(len(c)-1, int(q*float64(len(c))))]
+}
+
+func (s sample) row() string {
+	return fmt.Sprintf("%.3f | %.3f | %.3f", s.at(0), s.at(0.5), s.at(1))
+}
+
+// TestBench measures on the test's hosts and writes docs/benchmarks.md.
+func TestBench(t *testing.T) {
+	var doc strings.Builder
+	b := &bench{t: t, doc: &doc, steps: map[string]sample{}}
+	b.c = newCluster(t, options{extra: "max_failovers: 1000\n", bare: b.bareStart})
+	b.idle()
+	b.kills()
+	b.lag()
+	for range failovers {
+		b.failover()
+	}
+	b.write()
+}
+
+type bench struct {
+	t    *testing.T
+	c    *cluster
+	doc  *strings.Builder
+	bare sample
+
+	total, silence   sample // power cut to the first write, longest time without one
+	steps            map[string]sample
+	lost, acked      []int
+	lostAge          sample // ms that a lost write was acknowledged before the cut
+	killAcked, gone  int
+	killGap          sample
+	lagRows, lagSecs sample
+	writes           float64 // per second, with both standbys following
+	idleRows         []string
+}
+
+// bareStart is the start of the API server as relevo finds it, without relevo.
+func (b *bench) bareStart(n *node) {
+	t := b.t
+	for range bareRuns {
+		_, err := n.Run(within(t, time.Minute), append([]string{"systemctl", "stop"}, reversed(hosts.Units)...)...)
+		ok(t, err)
+		begin := time.Now()
+		_, err = n.Run(within(t, time.Minute), append([]string{"systemctl", "start"}, hosts.Units...)...)
+		ok(t, err)
+		ok(t, hosts.Until(within(t, time.Minute), "/readyz", func(ctx context.Context) error {
+			_, err := n.Run(ctx, "curl", "-sf", "--cacert", "/etc/kubernetes/pki/ca.crt", "https://127.0.0.1:6443/readyz")
+			return err
+		}))
+		b.bare = append(b.bare, time.Since(begin).Seconds())
+	}
+	t.Logf("bare start of kine and the API server until /readyz: %s s", b.bare.row())
+}
+
+func reversed(s []string) []string {
+	s = slices.Clone(s)
+	slices.Reverse(s)
+	return s
+}
+
+// kills ends the processes of the control plane, with kill -9, under writes.
+func (b *bench) kills() {
+	t, c := b.t, b.c
+	c.waitSteady(time.Minute)
+	n4 := c.nodes[3]
+	for i := range 5 {
+		w := c.startWriter(n4, fmt.Sprintf("kill%d", i))
+		w.waitFor(t, 200, time.Minute)
+		_, err := c.nodes[0].Run(within(t, 10*time.Second), append([]string{"systemctl", "kill", "--signal=KILL"}, hosts.Units...)...)
+		ok(t, err)
+		w.waitFor(t, 100, time.Minute)
+		w.end()
+		b.gone += len(c.check(w, n4))
+		b.killAcked += w.count()
+		b.killGap = append(b.killGap, w.gap.Seconds())
+	}
+	c.waitReady(time.Minute, "n1", 1)
+}
+
+// lag is what the standbys say of themselves while eight clients write.
+func (b *bench) lag() {
+	t, c := b.t, b.c
+	var ws []*writer
+	for i := range 8 {
+		ws = append(ws, c.startWriter(c.nodes[3], fmt.Sprintf("lag%d", i)))
+	}
+	begin := time.Now()
+	end := begin.Add(20 * time.Second)
+	for time.Now().Before(end) {
+		var s api.Status
+		if s, err := c.nodes[3].status(within(t, 10*time.Second)); err == nil {
+			for _, st := range s.Standbys {
+				if st.LagSeconds != nil && st.LagRevisions != nil {
+					b.lagSecs = append(b.lagSecs, *st.LagSeconds)
+					b.lagRows = append(b.lagRows, float64(*st.LagRevisions))
+				}
+			}
+		}
+		_ = s
+	}
+	took := time.Since(begin).Seconds()
+	n := 0
+	for _, w := range ws {
+		w.end()
+		n += w.count()
+	}
+	b.writes = float64(n) / took
+}
+
+// failover cuts the power of the master under writes.
+func (b *bench) failover() {
+	t, c := b.t, b.c
+	c.waitSteady(2 * time.Minute)
+	n4 := c.nodes[3]
+	s, err := n4.status(within(t, 10*time.Second))
+	ok(t, err)
+	m := c.node(s.Master.Node)
+	w := c.startWriter(n4, fmt.Sprintf("term%d", s.Term))
+	w.waitFor(t, 300, time.Minute)
+
+	ok(t, m.LinkDown(within(t, 10*time.Second)))
+	cut := time.Now()
+	ok(t, m.PowerCut(within(t, 30*time.Second)))
+	// Whoever comes with a new connection, as kubectl does.
+	ok(t, hosts.Until(within(t, 2*time.Minute), "a write through the virtual IP", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err := c.client(n4, time.Second).Create(ctx, configMap(fmt.Sprintf("first-%d", s.Term+1)), metav1.CreateOptions{})
+		return err
+	}))
+	b.total = append(b.total, time.Since(cut).Seconds())
+	w.waitFor(t, 20, time.Minute)
+	w.end()
+	b.silence = append(b.silence, w.gap.Seconds())
+	missing := c.check(w, n4)
+	b.lost, b.acked = append(b.lost, len(missing)), append(b.acked, w.count())
+	for _, l := range missing {
+		b.lostAge = append(b.lostAge, float64(cut.Sub(l.at).Microseconds())/1000)
+	}
+	c.waitMaster(time.Minute, "", s.Term+1)
+	now, err := n4.status(within(t, 10*time.Second))
+	ok(t, err)
+	var h api.History
+	ok(t, c.node(now.Master.Node).ask(within(t, 10*time.Second), &h, "history"))
+	b.step("term committed, after the power cut", h.Changes[0].At.Sub(cut).Seconds())
+	for _, st := range h.Changes[0].Steps {
+		b.step(st.Name, st.Seconds)
+	}
+	ok(t, m.Boot(within(t, time.Minute)))
+	c.waitReady(2*time.Minute, now.Master.Node, s.Term+1)
+}
+
+func (b *bench) step(name string, seconds float64) { b.steps[name] = append(b.steps[name], seconds) }
+
+// write makes the tables.
+func (b *bench) write() {
+	t := b.t
+	p := func(format string, args ...any) { fmt.Fprintf(b.doc, format+"\n", args...) }
+	p("# Benchmarks\n")
+	p("Made by `make bench` (as root) on %s: one machine with %d cores for all four hosts, kernel %s.", time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), first(os.ReadFile("/proc/sys/kernel/osrelease")))
+	p("The hosts are containers with real systemd, avahi, kine on SQLite and kube-apiserver; read ratios, not")
+	p("absolute figures: a Raspberry Pi is slower, and its hosts do not share two cores.\n")
+	p("## Failover: power cut of the master\n")
+	p("%d times, with a client that writes all the while; seconds.\n", failovers)
+	p("| step | least | median | most |\n|---|---|---|---|")
+	p("| bare start of kine + kube-apiserver until /readyz, without relevo (%d times) | %s |", len(b.bare), b.bare.row())
+	for _, name := range []string{"term committed, after the power cut", "verify", "aside", "install", "bump", "vip", "units", "readyz", "canary"} {
+		if s := b.steps[name]; len(s) > 0 {
+			p("| %s | %s |", name, s.row())
+		}
+	}
+	p("| **power cut to the first write through the virtual IP** | %s |", b.total.row())
+	p("| longest time without a write for the client that wrote before | %s |", b.silence.row())
+	aim := leaseTTL.Seconds() + 1.5 + b.bare.at(0.5)
+	p("\n`vip` runs beside `units`. Aim at the median: lease TTL (6 s) + 1.5 s + the bare start = %.3f s; measured %.3f s.\n", aim, b.total.at(0.5))
+	p("## What is lost\n")
+	lost, acked := 0, 0
+	for i := range b.lost {
+		lost, acked = lost+b.lost[i], acked+b.acked[i]
+	}
+	p("Power cut: %d of %d acknowledged writes lost in %d failovers.", lost, acked, failovers)
+	if lost > 0 {
+		p("They were acknowledged between %.1f ms before the cut and %.1f ms after it (on its way while the link went down).", b.lostAge.at(1), -b.lostAge.at(0))
+	}
+	p("Control plane killed with -9 (5 times, systemd restarts it): %d of %d acknowledged writes lost; %.1f s without a write at the median.\n", b.gone, b.killAcked, b.killGap.at(0.5))
+	p("## Replication at full write speed\n")
+	p("Eight clients, two standbys, everything on %d cores: %.0f writes/s. Lag as `relevo status` tells it: %.3f s at the median, %.3f s at the 95th percentile, %.3f s at most; %.0f / %.0f / %.0f revisions.\n",
+		runtime.NumCPU(), b.writes, b.lagSecs.at(0.5), b.lagSecs.at(0.95), b.lagSecs.at(1), b.lagRows.at(0.5), b.lagRows.at(0.95), b.lagRows.at(1))
+	p("## Idle cost\n")
+	p("Over a minute without a change; `serf agent` on the same hosts, as a measure.\n")
+	p("| process | RSS MB | CPU s/min | voluntary switches/s | written to disk kB/min |\n|---|---|---|---|---|")
+	for _, r := range b.idleRows {
+		p("%s", r)
+	}
+	p("\n## Size\n")
+	p("| architecture | binary MB | .deb MB |\n|---|---|---|")
+	dist := filepath.Join(t.TempDir(), "dist")
+	out, err := exec.CommandContext(t.Context(), "make", "-C", "../..", "deb", "DIST="+dist).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, arch := range []string{"armhf", "arm64", "amd64"} {
+		debs, _ := filepath.Glob(filepath.Join(dist, "*_"+arch+".deb"))
+		p("| %s | %.1f | %.1f |", arch, megabytes(t, filepath.Join(dist, "stage", "relevo-"+arch)), megabytes(t, debs[0]))
+	}
+	ok(t, os.WriteFile("../../docs/benchmarks.md", []byte(b.doc.String()), 0o644))
+	fmt.Print("\n", b.doc.String())
+}
+
+func megabytes(t *testing.T, path string) float64 {
+	st, err := os.Stat(path)
+	ok(t, err)
+	return float64(st.Size()) / 1e6
+}
+
+func first(b []byte, _ error) string { return strings.TrimSpace(string(b)) }
