@@ -112,15 +112,20 @@ type agent struct {
 
 // Run runs the agent until ctx ends.
 func Run(ctx context.Context, cfg *config.Config, opts Options) error {
+	a := newAgent(cfg, opts)
+	if err := a.build(ctx); err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
+
+func newAgent(cfg *config.Config, opts Options) *agent {
 	a := &agent{cfg: cfg, opts: opts, log: opts.Log, clock: opts.Clock, started: time.Now(), notify: systemd.NewNotifier()}
 	if a.clock == nil {
 		a.clock = leasefile.Boottime
 	}
 	a.live.Store(cfg)
-	if err := a.build(ctx); err != nil {
-		return err
-	}
-	return a.run(ctx)
+	return a
 }
 
 // build makes every part; nothing runs yet.

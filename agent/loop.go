@@ -40,6 +40,7 @@ type loop struct {
 
 	asks      map[uint64]chan answer // renewals waiting for the arbiter machine
 	nextID    uint64
+	arbiterIs string // whom this host takes for the arbiter
 	wasLead   uint64 // raft term that we lead in, as told to the arbiter machine; 0 = none
 	nextRep   lease.Time
 	inflight  int
@@ -180,6 +181,12 @@ func (l *loop) observeQuorum(ctx context.Context) {
 		l.step(ctx, lease.Led{})
 	}
 	l.wasLead = lead
+	if now := l.quorum.Leader(); now != l.arbiterIs {
+		l.arbiterIs = now
+		if now != "" && l.host != nil {
+			l.step(ctx, lease.ArbiterKnown{})
+		}
+	}
 }
 
 // failovers tells the arbiter machine of automatic changes that it has not heard of.
@@ -231,7 +238,7 @@ func (l *loop) step(ctx context.Context, ev lease.Event) {
 			l.doAll(ctx, l.holder.Step(now, ev))
 			l.promotePending()
 		}
-	case lease.Acked, lease.Promoted, lease.Units, lease.StepDown:
+	case lease.Acked, lease.Promoted, lease.Units, lease.StepDown, lease.ArbiterKnown:
 		if l.host != nil {
 			l.doAll(ctx, l.holder.Step(now, ev))
 		}

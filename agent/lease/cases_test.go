@@ -99,7 +99,7 @@ func dur(s string) time.Duration {
 
 var events = map[string]Event{
 	"fact": Fact{}, "tick": Tick{}, "acked": Acked{}, "promoted": Promoted{}, "units": Units{}, "stepdown": StepDown{},
-	"led": Led{}, "lost": Lost{}, "renewal": Renewal{}, "failedover": FailedOver{}, "confirmed": Confirmed{}, "releaseasked": ReleaseAsked{},
+	"led": Led{}, "lost": Lost{}, "renewal": Renewal{}, "failedover": FailedOver{}, "arbiterknown": ArbiterKnown{}, "confirmed": Confirmed{}, "releaseasked": ReleaseAsked{},
 	"reported": Reported{}, "proposed": Proposed{}, "fenceconfirmed": FenceConfirmed{}, "failover": Failover{},
 }
 

@@ -35,6 +35,9 @@ type (
 	// Units: what the control-plane units of this host do. Active is true unless
 	// all of them are surely stopped.
 	Units struct{ Active bool }
+	// ArbiterKnown: there is an arbiter again, or another one: what was not answered is
+	// asked at once, for the lease goes on running out.
+	ArbiterKnown struct{}
 	// StepDown: give the term back (switchover, shutdown, a dying host). To is the
 	// wanted successor, "" for the freshest.
 	StepDown struct {
@@ -43,10 +46,11 @@ type (
 	}
 )
 
-func (Acked) event()    {}
-func (Promoted) event() {}
-func (Units) event()    {}
-func (StepDown) event() {}
+func (Acked) event()        {}
+func (Promoted) event()     {}
+func (Units) event()        {}
+func (ArbiterKnown) event() {}
+func (StepDown) event()     {}
 
 // What a Holder wants done.
 type (
@@ -157,6 +161,8 @@ func (h *Holder) Step(now Time, ev Event) []Action {
 		if !e.Active && h.phase == Stopping {
 			out = h.stopped(now)
 		}
+	case ArbiterKnown:
+		h.nextSend = now
 	case StepDown:
 		if e.Term == h.term && (h.phase == Named || h.phase == Promoting || h.phase == Master) {
 			h.release = &e

@@ -83,6 +83,42 @@ func TestFence(t *testing.T) {
 		t.Logf("the cable was pulled at %.3f s\n%s", pulled.Seconds(), c.audit)
 	})
 
+	c.run("the cable is pulled, and the units ignore SIGTERM", func(t *testing.T) {
+		c.waitSteady(time.Minute)
+		s, err := n4.status(within(t, 10*time.Second))
+		ok(t, err)
+		m := c.node(s.Master.Node)
+		for _, u := range hosts.Units {
+			ok(t, m.WriteFile(within(t, 10*time.Second), "/etc/systemd/system/"+u+".d/90-deaf.conf", []byte("[Service]\nKillSignal=SIGCONT\nTimeoutStopSec=300s\n"), 0o644))
+		}
+		_, err = m.Run(within(t, 30*time.Second), "systemctl", "daemon-reload")
+		ok(t, err)
+		ok(t, m.LinkDown(within(t, 10*time.Second)))
+		next := c.waitMasterOf(2*time.Minute, n4, s.Term+1)
+		for _, u := range hosts.Units {
+			ok(t, c.waitDown(m, u))
+		}
+		ok(t, m.LinkUp(within(t, 10*time.Second)))
+		_, err = m.Script(within(t, 30*time.Second), "rm /etc/systemd/system/*.d/90-deaf.conf; systemctl daemon-reload")
+		ok(t, err)
+		c.waitReady(2*time.Minute, next, s.Term+1)
+	})
+
+	c.run("the agent has no file descriptors left", func(t *testing.T) {
+		c.waitSteady(time.Minute)
+		s, err := n4.status(within(t, 10*time.Second))
+		ok(t, err)
+		m := c.node(s.Master.Node)
+		// No new connection, no new file: whatever becomes of the lease, the audit watches.
+		_, err = m.Script(within(t, 10*time.Second), `prlimit --pid "$(systemctl show --property=MainPID --value relevo.service)" --nofile=8:8`)
+		ok(t, err)
+		_, err = m.Run(within(t, 30*time.Second), "sleep", "15")
+		ok(t, err)
+		_, err = m.Run(within(t, 30*time.Second), "systemctl", "kill", "--kill-whom=main", "--signal=KILL", "relevo.service")
+		ok(t, err)
+		c.waitReady(2*time.Minute, "", 0)
+	})
+
 	c.run("the agent is stopped in an orderly way", func(t *testing.T) {
 		s, err := n4.status(within(t, 10*time.Second))
 		ok(t, err)

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -82,9 +84,10 @@ func (n *Network) Heal(a, b string) { n.set(a, b, false) }
 
 func (n *Network) set(a, b string, down bool) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.cut[[2]string{a, b}] = down
-	for c := range n.conns {
+	conns := slices.Collect(maps.Keys(n.conns))
+	n.mu.Unlock()
+	for _, c := range conns { // a queue asks the network while it is locked: not the other way round, too
 		c.in.wake()
 	}
 }

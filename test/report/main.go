@@ -33,7 +33,7 @@ func main() {
 	case "all":
 		r.lint()
 		r.goTest("unit tests", "./...")
-		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "./agent/lease/sim")
+		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "./agent/lease/sim", "./agent")
 		r.goTest("race detector", "-race", "-short", "./agent", "./agent/api", "./agent/peer", "./agent/member", "./agent/quorum", "./agent/takeover", "./systemd", "./avahi", "./health")
 		r.builds()
 		r.e2e(".")

@@ -149,6 +149,7 @@ func (n *node) becomeLeader() {
 	r.barrier = len(r.log)
 	n.advance()
 	n.replicate()
+	n.hold(lease.ArbiterKnown{})
 }
 
 func (n *node) follow(term uint64, leaderID int) {
@@ -160,11 +161,15 @@ func (n *node) follow(term uint64, leaderID int) {
 		n.w.trace("%s leads no more", n.name)
 		r.waiting = nil
 	}
+	another := leaderID >= 0 && leaderID != r.leader
 	r.role, r.leader = follower, leaderID
 	n.resetElection()
 	if r.told != 0 {
 		r.told = 0
 		n.arb(lease.Lost{})
+	}
+	if another {
+		n.hold(lease.ArbiterKnown{})
 	}
 }
 
