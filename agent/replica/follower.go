@@ -133,6 +133,7 @@ func (f *Follower) Run(ctx context.Context) error {
 
 func (f *Follower) runRows(ctx context.Context) error {
 	pause := f.cfg.RetryMin
+	said := time.Duration(0)
 	for ctx.Err() == nil {
 		before := f.Position().FreshAt
 		err := f.follow(ctx)
@@ -142,7 +143,11 @@ func (f *Follower) runRows(ctx context.Context) error {
 		if f.Position().FreshAt != before {
 			pause = f.cfg.RetryMin // it worked for a while
 		}
-		f.cfg.Log.Warn("not following the master", "revision", f.Position().Revision, "retry", pause, "err", err)
+		// Once, and again every minute: a master may be away for days.
+		if now := f.cfg.Clock(); said == 0 || now > said+time.Minute || f.Position().FreshAt != before {
+			said = now
+			f.cfg.Log.Warn("not following the master", "revision", f.Position().Revision, "retry", pause, "err", err)
+		}
 		f.board.update(func(b *board) { b.streamed = errText(err, "the stream ended") })
 		select {
 		case <-ctx.Done():

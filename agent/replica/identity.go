@@ -15,6 +15,7 @@ import (
 func (f *Follower) runIdentity(ctx context.Context) error {
 	f.identity(f.mirror.Load())
 	pause := f.cfg.RetryMin
+	said := time.Duration(0)
 	var retry <-chan time.Time
 	var want string
 	for {
@@ -53,12 +54,15 @@ func (f *Follower) runIdentity(ctx context.Context) error {
 		}
 		f.identity(err)
 		if err != nil {
-			f.cfg.Log.Warn("the identity could not be mirrored", "retry", pause, "err", err)
+			if now := f.cfg.Clock(); said == 0 || now > said+time.Minute {
+				said = now
+				f.cfg.Log.Warn("the identity could not be mirrored", "retry", pause, "err", err)
+			}
 			retry = time.After(pause)
 			pause = min(2*pause, f.cfg.RetryMax)
 			continue
 		}
-		pause = f.cfg.RetryMin
+		pause, said = f.cfg.RetryMin, 0
 		f.cfg.Log.Info("the identity is mirrored", "digest", f.mirror.Digest(), "files", f.mirror.Len())
 	}
 }

@@ -36,9 +36,10 @@ type cluster struct {
 }
 
 type options struct {
-	ttl   time.Duration // of the lease; 0 = default
-	extra string        // more lines of configuration, for all
-	bare  func(*node)   // called with n1 when its control plane runs and relevo is not there yet
+	ttl   time.Duration  // of the lease; 0 = default
+	extra string         // more lines of configuration, for all
+	hosts func(*cluster) // called when the hosts have booted
+	bare  func(*node)    // called with n1 when its control plane runs and relevo is not there yet
 }
 
 // within is the time that one step may take at most; nothing asserts what it took.
@@ -68,6 +69,9 @@ func newCluster(t *testing.T, o options) *cluster {
 		c.nodes = append(c.nodes, &node{h})
 	}
 	ok(t, lab.Boot(within(t, 2*time.Minute)))
+	if o.hosts != nil {
+		o.hosts(c)
+	}
 	c.kube, err = lab.InstallKube(within(t, 20*time.Minute), hs[:3]...)
 	ok(t, err)
 	ok(t, hs[0].WaitUnit(within(t, time.Minute), "kube-apiserver.service", "active"))

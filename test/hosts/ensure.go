@@ -75,7 +75,7 @@ func ensureBase(ctx context.Context, out io.Writer) (base string, err error) {
 	if os.Geteuid() != 0 {
 		return "", &SkipError{"real hosts need root (namespaces, mounts, cgroups); run it as root"}
 	}
-	if err := ensureTools(ctx, out); err != nil {
+	if err := ensureTools(ctx, out, tools); err != nil {
 		return "", err
 	}
 	if err := probe(ctx); err != nil {
@@ -98,7 +98,17 @@ func ensureBase(ctx context.Context, out io.Writer) (base string, err error) {
 	return base, debootstrap(ctx, out, base)
 }
 
-func ensureTools(ctx context.Context, out io.Writer) error {
+// EnsureCompiler makes sure that there is a C compiler: Go's race detector needs one,
+// and kine, whose SQLite is in C. The error is a [*SkipError] if it cannot be had.
+func EnsureCompiler(ctx context.Context, out io.Writer) error {
+	need := map[string]string{"gcc": "gcc"}
+	if _, err := os.Stat("/usr/include/stdlib.h"); err != nil {
+		need["the headers of the C library"] = "libc6-dev"
+	}
+	return ensureTools(ctx, out, need)
+}
+
+func ensureTools(ctx context.Context, out io.Writer, tools map[string]string) error {
 	var want, names []string
 	for tool, pkg := range tools {
 		if _, err := exec.LookPath(tool); err != nil {

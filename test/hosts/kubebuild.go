@@ -26,6 +26,9 @@ func BuildKube(ctx context.Context, out io.Writer) (Binaries, error) {
 	if err != nil {
 		return Binaries{}, err
 	}
+	if err := EnsureCompiler(ctx, out); err != nil {
+		return Binaries{}, err
+	}
 	version, err := exec.CommandContext(ctx, "go", "env", "GOVERSION").Output()
 	if err != nil {
 		return Binaries{}, fmt.Errorf("ask go for its version: %w", err)

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"relevo.dev/relevo/test/hosts"
 )
 
 type totals struct{ passed, failed, skipped int }
@@ -34,7 +37,7 @@ func main() {
 		r.lint()
 		r.goTest("unit tests", "./...")
 		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "./agent/lease/sim", "./agent")
-		r.goTest("race detector", "-race", "-short", "./agent", "./agent/api", "./agent/peer", "./agent/member", "./agent/quorum", "./agent/takeover", "./systemd", "./avahi", "./health")
+		r.race("-race", "-short", "./agent", "./agent/api", "./agent/peer", "./agent/member", "./agent/quorum", "./agent/takeover", "./systemd", "./avahi", "./health")
 		r.builds()
 		r.e2e(".")
 	case "e2e":
@@ -89,6 +92,14 @@ func (r *run) builds() {
 		r.check("linux/"+a[0]+map[bool]string{true: "v" + a[1]}[a[1] != ""], []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + a[0], "GOARM=" + a[1]},
 			false, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", os.DevNull, "./cmd/relevo")
 	}
+}
+
+func (r *run) race(args ...string) {
+	if err := hosts.EnsureCompiler(context.Background(), os.Stdout); err != nil {
+		r.skip("race detector: " + err.Error())
+		return
+	}
+	r.goTest("race detector", args...)
 }
 
 func (r *run) e2e(pattern string) {
