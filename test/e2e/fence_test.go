@@ -110,7 +110,9 @@ func TestFence(t *testing.T) {
 		ok(t, err)
 		m := c.node(s.Master.Node)
 		// No new connection, no new file: whatever becomes of the lease, the audit watches.
-		_, err = m.Script(within(t, 10*time.Second), `prlimit --pid "$(systemctl show --property=MainPID --value relevo.service)" --nofile=8:8`)
+		pid, err := m.Run(within(t, 10*time.Second), "systemctl", "show", "--property=MainPID", "--value", "relevo.service")
+		ok(t, err)
+		_, err = m.Run(within(t, 10*time.Second), "setpriv", "--regid=relevo", "--clear-groups", "prlimit", "--pid="+strings.TrimSpace(pid), "--nofile=8:8")
 		ok(t, err)
 		_, err = m.Run(within(t, 30*time.Second), "sleep", "15")
 		ok(t, err)

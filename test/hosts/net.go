@@ -83,8 +83,8 @@ func (h *Host) link(ctx context.Context, state string) error {
 // the old one away. It lasts beyond the next boot.
 func (h *Host) Readdress(ctx context.Context, ip netip.Addr) error {
 	script := `set -e
-ip -n $1 address add $3 dev eth0
 ip -n $1 address del $2 dev eth0
+ip -n $1 address add $3 dev eth0
 ip -n $1 route replace default via $4`
 	_, err := h.lab.sh(ctx, script, h.Name, fmt.Sprintf("%s/%d", h.IP, Prefix), fmt.Sprintf("%s/%d", ip, Prefix), SwitchIP)
 	if err != nil {
