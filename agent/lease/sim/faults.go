@@ -14,8 +14,10 @@ type fault struct {
 	do   func(w *world) string
 }
 
-func (w *world) any() *node           { return w.nodes[w.rng.IntN(len(w.nodes))] }
-func (w *world) while() time.Duration { return w.between(50*time.Millisecond, 40*time.Second) }
+func (w *world) any() *node { return w.nodes[w.rng.IntN(len(w.nodes))] }
+func (w *world) while() time.Duration {
+	return w.between(50*time.Millisecond, 40*time.Second) >> w.part
+}
 
 // target is often the interesting one: the master or the arbiter.
 func (w *world) target() *node {

@@ -316,7 +316,7 @@ func (n *node) renew(a lease.SendRenewal) {
 				if n.life != life {
 					return
 				}
-				n.w.res.Ops = append(n.w.res.Ops, Op{n.id, false, a.Term, int64(real), int64(n.w.now)})
+				n.w.read(OpRenewed, n, a.Term, real)
 				n.hold(lease.Acked{Term: a.Term, SentAt: sent, Epoch: a.Epoch})
 			})
 		}
@@ -359,7 +359,7 @@ func (n *node) doArbiter(a lease.Action) {
 		n.reply(a.ID, false)
 	case lease.Propose:
 		w.trace("%s gives term %d to %s: %s", n.name, a.Term, a.Holder, a.Reason)
-		begin := w.now
+		answer := w.written(OpGrant, n.id, a.Holder, a.Term)
 		n.propose(func(f *lease.Fact) bool {
 			if f.Term+1 != a.Term || f.Pause != lease.Running {
 				return false
@@ -367,20 +367,19 @@ func (n *node) doArbiter(a lease.Action) {
 			f.Term, f.Holder, f.Released = a.Term, a.Holder, false
 			return true
 		}, func(ok bool) {
-			if ok {
-				w.res.Ops = append(w.res.Ops, Op{n.id, true, a.Term, int64(begin), int64(w.now)})
-			} else {
+			if answer(ok); !ok {
 				n.arb(lease.Proposed{Term: a.Term, Refused: true})
 			}
 		})
 	case lease.ProposeRelease:
+		answer := w.written(OpRelease, n.id, a.Holder, a.Term)
 		n.propose(func(f *lease.Fact) bool {
 			if f.Term != a.Term || f.Holder != a.Holder {
 				return false
 			}
 			f.Released = true
 			return true
-		}, nil)
+		}, answer)
 	case lease.ProposeInSync:
 		n.propose(func(f *lease.Fact) bool {
 			if f.Term != a.Term || f.Released {

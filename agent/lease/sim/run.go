@@ -58,24 +58,37 @@ func (w *world) committed(n *node, f lease.Fact) {
 func Run(cfg Config) Result {
 	w := &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x7265_6c65_766f))}
 	w.tm = lease.Timings{TTL: []time.Duration{3, 6, 6, 10}[w.rng.IntN(4)] * time.Second}
+	w.clients = rand.New(rand.NewPCG(cfg.Seed, 0x636c_6965_6e74))
 	count := 3 + w.rng.IntN(5)
+	if cfg.Hosts > 0 {
+		count = cfg.Hosts
+	}
+	w.res.Hosts = count
 	for i := range count {
 		n := &node{w: w, id: i, name: fmt.Sprintf("n%d", i+1), thawed: -1, freshAt: -1, powered: true,
 			ppm:  int64(w.rng.IntN(20_001)) - 10_000,
 			skew: w.between(0, 1000*time.Second)}
-		n.raft.voted = -1
+		if n.raft.voted = -1; cfg.OneTime {
+			n.ppm = 0
+		}
 		n.candidate = i < 2 || i == 2 && count > 3 || w.chance(0.3)
 		n.voter = i < 3 || count >= 5 && i < 5
 		w.nodes = append(w.nodes, n)
 		w.net = append(w.net, make([]link, count))
 	}
 	w.nodes[0].units = up // a running master, to be adopted
+	w.trace("lease_ttl %v; n1 has the data and runs a control plane", w.tm.TTL)
 	for _, n := range w.nodes {
+		w.trace("%s %s; its clock %+.2f %%", n.name, map[[2]bool]string{{true, true}: "is a candidate and votes", {true, false}: "is a candidate",
+			{false, true}: "votes", {false, false}: "is only a member"}[[2]bool{n.candidate, n.voter}], float64(n.ppm)/10_000)
 		w.at(w.between(0, 3*time.Second), n.startAgent)
 	}
 	w.plan()
-	w.at(cfg.Length, w.mend)
-	end := cfg.Length + 3*time.Minute + 20*w.tm.TTL
+	w.at(until(cfg), w.mend)
+	if cfg.Clients {
+		w.at(0, w.poll)
+	}
+	end := until(cfg) + 3*time.Minute + 20*w.tm.TTL
 	for len(w.queue) > 0 && w.res.Violation == "" && w.settled < 10 {
 		e := w.pop()
 		if e.at > end {
@@ -88,6 +101,7 @@ func Run(cfg Config) Result {
 		w.checkLiveness()
 		w.res.Unsafe = false
 	}
+	w.res.Ops = w.history()
 	return w.res
 }
 
@@ -106,14 +120,20 @@ func (w *world) plan() {
 		for len(w.cfg.Only) > 0 && !slices.Contains(w.cfg.Only, f.name) {
 			f = faults[w.rng.IntN(len(faults))]
 		}
-		if w.cfg.skip[i] {
+		w.res.Planned++
+		if w.cfg.Keep != nil && !slices.Contains(w.cfg.Keep, i) {
 			continue
 		}
-		w.at(at, func() {
-			if w.now >= w.cfg.Length {
+		w.at(at-w.cfg.Sooner, func() {
+			if w.now >= until(w.cfg) {
 				return
 			}
+			// Each fault has dice of its own: what it does must not change when another
+			// one is left out.
+			dice := w.rng
+			w.rng, w.part = rand.New(rand.NewPCG(w.cfg.Seed, 0x6661_756c_7400+uint64(i))), w.cfg.Part[i]
 			s := f.do(w)
+			w.rng, w.part = dice, 0
 			w.res.Faults = append(w.res.Faults, fmt.Sprintf("%d: %.3fs %s %s", i, w.now.Seconds(), f.name, s))
 			w.trace("FAULT %s %s", f.name, s)
 		})
@@ -192,17 +212,4 @@ func (w *world) checkLiveness() {
 		}
 		w.violate("%d masters long after everything was mended:%s", live, s)
 	}
-}
-
-// Shrink leaves faults out as long as the schedule still fails.
-func Shrink(cfg Config) Config {
-	cfg.skip = map[int]bool{}
-	k := len(Run(cfg).Faults) + 64
-	for i := range k {
-		cfg.skip[i] = true
-		if Run(cfg).Violation == "" {
-			delete(cfg.skip, i)
-		}
-	}
-	return cfg
 }

@@ -2,7 +2,7 @@ package sim
 
 import (
 	"flag"
-	"os"
+	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -13,6 +13,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "replay this one seed with its trace")
+	replay    = flag.String("replay", "", "replay this schedule with its trace, as a shrunk one was printed")
 	schedules = flag.Int("schedules", 10_000, "how many schedules to play")
 	first     = flag.Uint64("first", 1, "first seed")
 	soak      = flag.Duration("soak", 0, "play schedules for as long as this instead")
@@ -48,27 +49,40 @@ func play(first uint64, more func(done int64) bool, mk func(uint64) Config, unsa
 	return bad.Load(), total, int64(n.Load())
 }
 
-// report prints a failing seed, shrunk, with its trace.
+// told is a schedule in words: what is needed for it to fail, and its trace.
+func told(cfg Config) (Result, string) {
+	var b strings.Builder
+	cfg.Trace = func(s string) { b.WriteString(s + "\n") }
+	r := Run(cfg)
+	return r, fmt.Sprintf("%d faults are needed:\n  %s\nreplay: go test ./agent/lease/sim -run Schedules -v -replay '%v'\n%s",
+		len(r.Faults), strings.Join(r.Faults, "\n  "), cfg, b.String())
+}
+
+// report prints a failing schedule, shrunk, with its trace.
 func report(t *testing.T, cfg Config) {
 	t.Helper()
-	small := Shrink(cfg)
-	var b strings.Builder
-	small.Trace = func(s string) { b.WriteString(s + "\n") }
-	r := Run(small)
-	lines := strings.Split(b.String(), "\n")
-	if len(lines) > 200 {
-		lines = lines[len(lines)-200:]
+	r := Run(cfg)
+	if r.Violation == "" {
+		return
 	}
-	t.Errorf("seed %d: %s\nfaults that are needed:\n  %s\nreplay: go test ./agent/lease/sim -run Schedules -seed %d\n%s",
-		cfg.Seed, r.Violation, strings.Join(r.Faults, "\n  "), cfg.Seed, strings.Join(lines, "\n"))
+	_, s := told(Shrink(cfg, SameFailure(r)))
+	t.Errorf("seed %d: %s\nThe same, made small: %s", cfg.Seed, r.Violation, s)
 }
 
 func TestSchedules(t *testing.T) {
-	if *seedFlag != 0 {
-		cfg := config(*seedFlag)
-		cfg.Trace = func(s string) { os.Stderr.WriteString(s + "\n") }
-		if r := Run(cfg); r.Violation != "" {
-			report(t, config(*seedFlag))
+	if *replay != "" || *seedFlag != 0 {
+		cfg, err := config(*seedFlag), error(nil)
+		if *replay != "" {
+			if cfg, err = Parse(*replay); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, s := told(cfg)
+		t.Logf("%s\n%s", r.Violation, s)
+		if *replay == "" {
+			report(t, cfg)
+		} else if r.Violation != "" {
+			t.Fail()
 		}
 		return
 	}

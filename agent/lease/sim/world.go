@@ -24,30 +24,27 @@ type Config struct {
 	NoExecCondition bool     // units start without a lease
 	NoConfirm       bool     // A acknowledges without asking a quorum
 	Only            []string // faults to draw from; none = all
+	Clients         bool     // clients look on: Result.Ops and Result.Views
+	Blind           bool     // the simulator's own invariants are not checked
 	Trace           func(string)
-	skip            map[int]bool // faults left out, for shrinking
+	Smaller         // as a shrunk schedule is
 }
 
 // Result of one schedule.
 type Result struct {
-	Violation string // "" = none
-	Unsafe    bool   // it is one of safety, not of liveness
+	Violation string        // "" = none
+	At        time.Duration // when
+	Unsafe    bool          // it is one of safety, not of liveness
 	Failovers int
 	MaxTerm   uint64
 	Exposure  time.Duration // longest time that a thawed host ran beside the new master
 	Outage    time.Duration // longest time without a live control plane
 	Steps     int
 	Faults    []string
-	Ops       []Op // what clients saw of (term, holder)
-}
-
-// Op is an acknowledged renewal (a read of the term) or a committed grant (a
-// write), for the linearizability check.
-type Op struct {
-	Node       int
-	Write      bool
-	Term       uint64
-	Call, Done int64
+	Planned   int // faults that the seed says
+	Hosts     int
+	Ops       []Op   // what clients saw of (term, holder)
+	Views     []View // what each host's own people saw
 }
 
 type event struct {
@@ -67,6 +64,10 @@ type world struct {
 	nodes []*node
 	net   [][]link
 	res   Result
+
+	clients *rand.Rand // their own, so that nothing changes when they look on
+	ops     []*Op      // nil = surely refused
+	part    uint       // the fault that begins now mends itself in one part of its time
 
 	liveSince time.Duration
 	lastTerm  uint64
@@ -136,7 +137,8 @@ func (w *world) trace(format string, args ...any) {
 }
 
 func (w *world) violate(format string, args ...any) {
-	if w.res.Violation == "" {
+	if w.res.Violation == "" && !w.cfg.Blind {
+		w.res.At = w.now
 		w.res.Unsafe = true
 		w.res.Violation = fmt.Sprintf("at %.3fs: ", w.now.Seconds()) + fmt.Sprintf(format, args...)
 		w.trace("VIOLATION %s", w.res.Violation)
