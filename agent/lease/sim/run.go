@@ -84,6 +84,9 @@ func Run(cfg Config) Result {
 		w.at(w.between(0, 3*time.Second), n.startAgent)
 	}
 	w.plan()
+	if cfg.Luck > 0 {
+		w.rng = rand.New(rand.NewPCG(cfg.Seed, 0x6c75_636b_0000+cfg.Luck))
+	}
 	w.at(until(cfg), w.mend)
 	if cfg.Clients {
 		w.at(0, w.poll)

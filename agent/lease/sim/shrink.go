@@ -16,11 +16,16 @@ type Smaller struct {
 	Until   time.Duration // everything is mended at this moment; 0 = Length
 	Hosts   int           // 0 = as the seed says
 	OneTime bool          // no clock is fast or slow
+	Luck    uint64        // the network and all else throw other dice; 0 = the seed's
 }
 
+// tries is how often a smaller schedule is tried with other luck: what happens after
+// a fault was left out is another story, and a rare failure needs its accident.
+const tries = 12
+
 // Shrink makes a failing schedule small: fewer faults, shorter ones, sooner, fewer
-// hosts, exact clocks; each step is kept if the schedule still fails. One schedule
-// always shrinks to the same.
+// hosts, exact clocks; each step is kept if the schedule still fails, if need be with
+// other luck. One schedule always shrinks to the same.
 func Shrink(cfg Config, fails func(Config) bool) Config {
 	cfg.Trace = nil
 	r := Run(cfg)
@@ -38,11 +43,13 @@ func Shrink(cfg Config, fails func(Config) bool) Config {
 			c.Part[i] = p
 		}
 		change(&c)
-		if !fails(c) {
-			return false
+		for k := range uint64(tries) {
+			if c.Luck = cfg.Luck + k; fails(c) {
+				cfg = c
+				return true
+			}
 		}
-		cfg = c
-		return true
+		return false
 	}
 	for again := true; again; {
 		again = false
@@ -131,6 +138,7 @@ func (cfg Config) String() string {
 	add(cfg.Until != 0, "until=%v", cfg.Until)
 	add(cfg.Hosts != 0, "hosts=%d", cfg.Hosts)
 	add(cfg.OneTime, "onetime=true")
+	add(cfg.Luck != 0, "luck=%d", cfg.Luck)
 	return strings.Join(s, ",")
 }
 
@@ -185,6 +193,8 @@ func Parse(s string) (cfg Config, err error) {
 			cfg.Until, e = time.ParseDuration(v)
 		case "hosts":
 			cfg.Hosts, e = strconv.Atoi(v)
+		case "luck":
+			cfg.Luck, e = strconv.ParseUint(v, 10, 64)
 		case "onetime":
 			cfg.OneTime, e = strconv.ParseBool(v)
 		default:
