@@ -23,7 +23,7 @@ func founded(t *testing.T, names string, f func(t *testing.T, w *world)) {
 func TestWholeAdoption(t *testing.T) {
 	founded(t, "n1 n2 n3", func(t *testing.T, w *world) {
 		starts := 0
-		for _, l := range w.past {
+		for _, l := range w.story() {
 			if strings.Contains(l, "runs the control plane") {
 				starts++
 			}
@@ -45,7 +45,7 @@ func TestWholePowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.until(10*time.Second, "the standbys have it", func() bool {
-			return w.host("n2").own.last() >= rev || w.host("n2").copy.last() >= rev && w.host("n3").copy.last() >= rev
+			return w.host("n2").copied() >= rev && w.host("n3").copied() >= rev
 		})
 		n1.crash()
 		cut := time.Now()
@@ -54,15 +54,15 @@ func TestWholePowerCut(t *testing.T) {
 		if d := time.Since(cut); d > 12*time.Second {
 			t.Errorf("a failover took %v of fake time", d)
 		}
-		if !hasRow(m.own.Rows, rev) {
-			t.Errorf("%s serves without revision %d: %v", m.name, rev, m.own.Rows)
+		if !hasRow(m.rows().Rows, rev) {
+			t.Errorf("%s serves without revision %d: %v", m.name, rev, m.rows().Rows)
 		}
-		if m.own.last() < rev+1_000_000 {
-			t.Errorf("revisions did not jump: %v", m.own.Rows)
+		if m.rows().last() < rev+1_000_000 {
+			t.Errorf("revisions did not jump: %v", m.rows().Rows)
 		}
 		// The old master comes back: as a standby, with the new data.
 		n1.boot()
-		w.until(time.Minute, "n1 follows", func() bool { return n1.copy.last() == m.own.last() })
+		w.until(time.Minute, "n1 follows", func() bool { return n1.copied() == m.rows().last() })
 		w.ready(m.name, 2)
 		if n1.agent.phase() != lease.Standby {
 			t.Errorf("n1 is %v", n1.agent.phase())
@@ -85,7 +85,7 @@ func TestWholeCable(t *testing.T) {
 // TestWholeDeaf: units that do not stop when they are asked to are killed in time.
 func TestWholeDeaf(t *testing.T) {
 	founded(t, "n1 n2 n3", func(t *testing.T, w *world) {
-		w.host("n1").stubborn = true
+		w.host("n1").deaf()
 		w.isolate(w.host("n1"), true)
 		w.follows("n1", 2)
 	})
@@ -113,11 +113,11 @@ func TestWholeMinority(t *testing.T) {
 func TestWholeAgentKilled(t *testing.T) {
 	founded(t, "n1 n2 n3", func(t *testing.T, w *world) {
 		n1 := w.host("n1")
-		story := len(w.past)
+		story := len(w.story())
 		n1.kill()
 		n1.boot()
 		w.ready("n1", 1)
-		for _, l := range w.past[story:] {
+		for _, l := range w.story()[story:] {
 			if strings.Contains(l, "control plane") {
 				t.Errorf("the control plane was disturbed: %s", l)
 			}
@@ -143,8 +143,8 @@ func TestWholeStop(t *testing.T) {
 		if d := time.Since(asked); d > 5*time.Second {
 			t.Errorf("a planned change took %v of fake time", d)
 		}
-		if !hasRow(m.own.Rows, last) {
-			t.Errorf("the last write, %d, is lost: %v", last, m.own.Rows)
+		if !hasRow(m.rows().Rows, last) {
+			t.Errorf("the last write, %d, is lost: %v", last, m.rows().Rows)
 		}
 		if h := m.agent.quorum.State().History; h[len(h)-1].Automatic {
 			t.Error("a planned change counts as a failover")
@@ -174,7 +174,7 @@ func TestWholeBlackout(t *testing.T) {
 		}
 		w.host("n1").boot()
 		w.ready("n1", 1)
-		if !hasRow(w.host("n1").own.Rows, rev) {
+		if !hasRow(w.host("n1").rows().Rows, rev) {
 			t.Error("data lost")
 		}
 	})
@@ -188,14 +188,14 @@ func TestWholeBlackoutWithoutMaster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.until(10*time.Second, "the standbys have it", func() bool { return w.host("n2").copy.last() >= rev && w.host("n3").copy.last() >= rev })
+		w.until(10*time.Second, "the standbys have it", func() bool { return w.host("n2").copied() >= rev && w.host("n3").copied() >= rev })
 		for _, h := range w.hosts {
 			h.crash()
 		}
 		w.host("n2").boot()
 		w.host("n3").boot()
 		m := w.follows("n1", 2)
-		if !hasRow(m.own.Rows, rev) {
+		if !hasRow(m.rows().Rows, rev) {
 			t.Error("data lost")
 		}
 	})
@@ -207,7 +207,7 @@ func TestWholePause(t *testing.T) {
 		if _, err := n2.agent.Do(t.Context(), api.Order{Verb: api.VerbPause, By: "ann"}); err != nil {
 			t.Fatal(err)
 		}
-		w.until(10*time.Second, "the holder knows", func() bool { return n1.note.Deadline == lease.Forever })
+		w.until(10*time.Second, "the holder knows", func() bool { return n1.leased() == lease.Forever })
 		w.isolate(n1, true)
 		time.Sleep(5 * time.Minute)
 		if m := w.master(); m != "n1" {

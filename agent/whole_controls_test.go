@@ -21,9 +21,11 @@ func TestWholeNegativeControls(t *testing.T) {
 				w.hosts[0].adopt(100)
 				w.start()
 				w.steady("n1", 1)
-				w.host("n1").stubborn = true // or it has stopped before the other has started
+				w.host("n1").deaf() // or it has stopped before the other has started
 				w.isolate(w.host("n1"), true)
 				w.until(time.Minute, "another takes over", func() bool { return w.master() == "n2" || w.master() == "n3" })
+				w.mu.Lock()
+				defer w.mu.Unlock()
 				if (w.two > 0) != w.bad {
 					t.Errorf("two masters were seen %d times", w.two)
 				}

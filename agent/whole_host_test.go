@@ -157,6 +157,32 @@ func (h *testHost) write() (uint64, error) {
 	return rev, nil
 }
 
+// What tests look at while agents run.
+func (h *testHost) rows() dataState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.own
+}
+
+func (h *testHost) copied() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.copy.last()
+}
+
+func (h *testHost) leased() lease.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.note.Deadline
+}
+
+// deaf makes units that do not stop when they are asked to.
+func (h *testHost) deaf() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stubborn = true
+}
+
 func (h *testHost) real(hc HostConfig) (*Host, error) {
 	return &Host{
 		ControlPlane: (*testPlane)(h), Data: (*testData)(h), API: (*testAPI)(h), LeaseNote: (*testNote)(h), Guard: (*testGuard)(h),

@@ -68,7 +68,7 @@ func bubble(t *testing.T, names string, f func(t *testing.T, w *world)) {
 			}
 			time.Sleep(5 * time.Minute) // calls of libraries that nobody waits for end by their own limits
 			if t.Failed() {
-				t.Logf("%s\n%s", strings.Join(w.past, "\n"), w.log.text())
+				t.Logf("%s\n%s", strings.Join(w.story(), "\n"), w.log.text())
 			}
 		}()
 		f(t, w)
@@ -132,6 +132,12 @@ func (w *world) start() {
 
 // tell notes a piece of the story.
 func (w *world) tell(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.note(format, args...)
+}
+
+func (w *world) note(format string, args ...any) {
 	w.past = append(w.past, fmt.Sprintf("%8.3f  ", time.Since(w.begin).Seconds())+fmt.Sprintf(format, args...))
 }
 
@@ -139,7 +145,7 @@ func (w *world) tell(format string, args ...any) {
 func (w *world) lives(h *testHost) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.tell("%s runs the control plane", h.name)
+	w.note("%s runs the control plane", h.name)
 	if w.live != nil && w.live != h {
 		w.two++
 		if !w.bad {
@@ -154,8 +160,15 @@ func (w *world) dies(h *testHost) {
 	defer w.mu.Unlock()
 	if w.live == h {
 		w.live = nil
-		w.tell("%s does not run it any more", h.name)
+		w.note("%s does not run it any more", h.name)
 	}
+}
+
+// story is what happened so far.
+func (w *world) story() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.past)
 }
 
 func (w *world) master() string {

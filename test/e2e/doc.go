@@ -7,6 +7,7 @@
 //   - failover_test.go: the main job; blackout_test.go: power cut of everybody
 //   - fence_test.go: every way to lose the agent without losing the host
 //   - orders_test.go: pause, step-down, failover, acknowledge, remove
+//   - nemesis_test.go: faults in any order, and every audit after each
 //   - network_test.go: without avahi-daemon, and with a new address
 //   - freeze_test.go: a host that stands still, and goes on after its lease was given away
 //   - package_test.go: install, upgrade, purge

@@ -36,6 +36,46 @@ func TestPackage(t *testing.T) {
 		}
 	})
 
+	c.run("metrics and health for machines", func(t *testing.T) {
+		for path, want := range map[string]string{"metrics": "\nrelevo_is_master 1\n", "healthz": "ok\n", "readyz": "ok\n"} {
+			out, err := n1.Run(within(t, 10*time.Second), "curl", "-sf", "http://127.0.0.1:7948/"+path)
+			if err != nil || !strings.Contains(out, want) {
+				t.Errorf("/%s: %v\n%s", path, err, out)
+			}
+		}
+		if _, err := n4.Run(within(t, 10*time.Second), "curl", "-sf", "--max-time", "3", "http://"+n1.IP.String()+":7948/metrics"); err == nil {
+			t.Error("the metrics of n1 can be had from outside, and nobody has allowed it")
+		}
+		out, err := n1.Run(within(t, 10*time.Second), "systemctl", "show", "--property=StatusText", "--value", "relevo.service")
+		if err != nil || !strings.Contains(out, "this host is the master in term 1") {
+			t.Errorf("systemctl status says %q (%v)", out, err)
+		}
+	})
+
+	c.run("a reload takes what it can, and refuses what is wrong", func(t *testing.T) {
+		good, err := n1.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml")
+		ok(t, err)
+		before := c.apiServer(n1)
+		for _, step := range []struct{ text, says string }{
+			{strings.Replace(string(good), "node: n1\n", "node: n1\nmax_lag: 20s\n", 1), "configuration taken over"},
+			{strings.Replace(string(good), "node: n1\n", "node: n1\nlease_ttl: 7s\n", 1), "restart_for=lease_ttl"},
+			{strings.Replace(string(good), "node: n1\n", "node: n1\nmax_log: 20s\n", 1), "relevo.yaml:3:1"},
+			{string(good), "configuration taken over"},
+		} {
+			ok(t, n1.WriteFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml", []byte(step.text), 0o640))
+			_, err := n1.Run(within(t, 30*time.Second), "systemctl", "reload", "relevo.service")
+			ok(t, err)
+			ok(t, hosts.Until(within(t, 20*time.Second), "the journal to say "+step.says, func(ctx context.Context) error {
+				out, err := n1.Run(ctx, "journalctl", "-q", "--no-pager", "-n", "12", "-u", "relevo.service")
+				if err == nil && !strings.Contains(out, step.says) {
+					err = errors.New(out)
+				}
+				return err
+			}))
+		}
+		c.undisturbed(t, n1, before)
+	})
+
 	c.run("upgrade", func(t *testing.T) {
 		config, err := n1.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml")
 		ok(t, err)
