@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"relevo.dev/relevo/agent/durable"
 	"relevo.dev/relevo/agent/lease"
 )
 
@@ -42,19 +43,5 @@ func writeKnown(path string, f lease.Fact) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".term-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	if _, err = tmp.Write(b); err == nil {
-		err = tmp.Sync()
-	}
-	if err2 := tmp.Close(); err == nil {
-		err = err2
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	return err
+	return durable.Replace(path, b, 0o600)
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"relevo.dev/relevo/agent/durable"
 	"relevo.dev/relevo/systemd"
 )
 
@@ -163,7 +164,7 @@ func (u *Units) InstallDropIns(ctx context.Context) error {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("put the lease in front of %s: %w", n, err)
 		}
-		if err := writeFile(path, u.dropIn()); err != nil {
+		if err := durable.Replace(path, []byte(u.dropIn()), 0o644); err != nil {
 			return fmt.Errorf("put the lease in front of %s: %w", n, err)
 		}
 		u.cfg.Log.Info("unit is bound to the lease", "unit", n, "file", path)
@@ -173,25 +174,4 @@ func (u *Units) InstallDropIns(ctx context.Context) error {
 		return nil
 	}
 	return u.cfg.Manager.Reload(ctx)
-}
-
-func writeFile(path, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".relevo-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err = f.WriteString(text); err == nil {
-		err = f.Sync()
-	}
-	if err2 := f.Close(); err == nil {
-		err = err2
-	}
-	if err == nil {
-		err = os.Chmod(f.Name(), 0o644)
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return err
 }

@@ -8,9 +8,10 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+
+	"relevo.dev/relevo/agent/durable"
 )
 
 // Bounds of the file. A line has some 25 bytes.
@@ -98,35 +99,9 @@ func (p *peersFile) save() error {
 	for _, k := range p.peers {
 		fmt.Fprintf(&text, "%s %s\n", k.addr, k.node)
 	}
-	if err := replaceFile(p.path, text.String()); err != nil {
+	if err := durable.Replace(p.path, []byte(text.String()), 0o600); err != nil {
 		return fmt.Errorf("remember the addresses of the members: %w", err)
 	}
 	p.dirty = false
 	return nil
-}
-
-func replaceFile(path, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".peers-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err = f.WriteString(text); err == nil {
-		err = f.Sync()
-	}
-	if err2 := f.Close(); err == nil {
-		err = err2
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"relevo.dev/relevo/agent/durable"
 )
 
 // maxJournal bounds the journal file: some dozen steps of a line each.
@@ -98,35 +99,8 @@ func (j *Journal) save() error {
 	if err != nil {
 		return err
 	}
-	if err := writeFileSync(j.path, b); err != nil {
+	if err := durable.Replace(j.path, b, 0o600); err != nil {
 		return fmt.Errorf("write the takeover journal: %w", err)
 	}
 	return nil
-}
-
-func writeFileSync(path string, b []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".journal-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err = f.Write(b); err == nil {
-		err = f.Sync()
-	}
-	if err2 := f.Close(); err == nil {
-		err = err2
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
