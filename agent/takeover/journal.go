@@ -63,7 +63,11 @@ func OpenJournal(path string) (*Journal, error) {
 	defer f.Close()
 	dec := json.NewDecoder(&limited{f, maxJournal})
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(j); err != nil {
+	err = dec.Decode(j)
+	if err == nil && dec.More() {
+		err = errors.New("there is more than one journal in it")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("the takeover journal %s is damaged (%w); see whether the datastore of this host is whole, then move the file away: the host starts as a standby", path, err)
 	}
 	j.own.Store(j.OwnTerm)
