@@ -171,11 +171,12 @@ func (a *agent) orderFailover(ctx context.Context, o api.Order, d api.Done) (api
 	verr := a.loop.view(ctx, func() {
 		now := a.clock()
 		m := a.loop.arbiter
+		alive, known := m.Alive(now)
 		switch s := a.quorum.State(); {
-		case !m.Leading():
-			err = errors.New("the arbiter has just changed: try again")
+		case !m.Leading() || !known && !s.Released:
+			err = errors.New("the arbiter has just changed and has not heard everybody yet: try again in some seconds")
 			return
-		case m.Alive(now) && !s.Released:
+		case alive && !s.Released:
 			err = fmt.Errorf("%s is alive and renews its lease: `relevo step-down` moves the mastership without loss", s.Holder)
 			return
 		case s.Pause.Phase != quorum.Running:

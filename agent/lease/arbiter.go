@@ -177,9 +177,11 @@ func NewArbiter(node string, tm Timings, pol Policy) *Arbiter {
 	return &Arbiter{node: node, tm: tm, pol: pol, pending: map[uint64]Renewal{}, reports: map[string]report{}, released: map[string]Time{}, failovers: map[uint64]Time{}}
 }
 
-// Alive says that the holder was acknowledged within the last few renewals.
-func (a *Arbiter) Alive(now Time) bool {
-	return a.leading && a.lastAck > 0 && now < a.lastAck+3*a.tm.Renew()
+// Alive says whether the holder was acknowledged within the last few renewals; an
+// arbiter that has just been elected does not know yet.
+func (a *Arbiter) Alive(now Time) (alive, known bool) {
+	few := 3 * a.tm.Renew()
+	return a.lastAck > 0 && now < a.lastAck+few, a.leading && (a.lastAck > 0 || now >= a.since+few)
 }
 
 // Withdraw takes a [Failover] back that nothing came of.
@@ -297,6 +299,7 @@ func (a *Arbiter) onConfirmed(now Time, e Confirmed) []Action {
 		return []Action{Refuse{e.ID, why}}
 	}
 	a.lastAck = now
+	a.asked = nil // who renews is alive: nobody is asked to follow
 	if r.Serving {
 		a.served = now
 	}
