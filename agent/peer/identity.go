@@ -105,11 +105,19 @@ func (i *Identity) nodeOf(cert *x509.Certificate, now time.Time) (string, error)
 }
 
 func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time) (string, error) {
-	_, err := cert.Verify(x509.VerifyOptions{
-		Roots: i.pool, CurrentTime: now,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
+	verify := func(at time.Time) error {
+		_, err := cert.Verify(x509.VerifyOptions{Roots: i.pool, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		return err
+	}
+	err := verify(now)
 	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		// Time is looked at first; whose it is matters more.
+		if other := verify(cert.NotBefore); other != nil {
+			err = other
+		}
+	}
+	invalid = x509.CertificateInvalidError{}
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "", fmt.Errorf("the certificate of %.80q is valid from %s to %s, and the clock of this host says %s: set the clock, or invite the node anew",

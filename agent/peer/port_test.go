@@ -244,6 +244,12 @@ func TestRaftLayer(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	ids := cluster(t, "n1", "n2")
 	_, foreign := found(t, "n3")
+	// Also where its time has not come: whose it is matters more.
+	if leaf, err := x509.ParseCertificate(foreign.cert.Certificate[0]); err != nil {
+		t.Fatal(err)
+	} else if _, err := ids["n1"].nodeAt(leaf, time.Unix(0, 0)); err == nil || !strings.Contains(err.Error(), "not a certificate of the cluster") {
+		t.Errorf("a stranger's certificate of the future: %v", err)
+	}
 	pub := ids["n2"].cert
 	synctest.Test(t, func(t *testing.T) {
 		nw := newLab()
