@@ -13,7 +13,7 @@ RUN ?= .
 
 export SOURCE_DATE_EPOCH
 
-.PHONY: help build demo test e2e bench deb lint soak nemesis fuzz clean
+.PHONY: help build demo test e2e bench deb lint soak nemesis model fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ soak: ## the lease simulator for SOAK= (default 10m); prints a failing seed, shr
 
 nemesis: ## N= random faults on real hosts from SEED=, with all audits after each (root)
 	@NEMESIS=$${N:-50} go run ./test/report e2e '^TestNemesis$$'
+
+model: ## the lease with fence and watchdog as a formal model, every state of it (spin; under 2 GB)
+	@test/model/check.sh
 
 fuzz: ## every fuzzer for FUZZ= (default 1m)
 	@for p in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \

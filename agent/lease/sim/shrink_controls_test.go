@@ -20,7 +20,6 @@ func TestNegativeControlsAreShrunk(t *testing.T) {
 		faults int // more than these are not needed
 	}{
 		{"S3 wait", func(*Config) {}, 2},
-		{"term", func(*Config) {}, 3},
 		{"", func(c *Config) { c.NoStopPost = true }, 3},
 	} {
 		t.Run(cmp.Or(c.off, "ExecStopPost"), func(t *testing.T) {
