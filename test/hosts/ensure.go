@@ -108,6 +108,32 @@ func EnsureCompiler(ctx context.Context, out io.Writer) error {
 	return ensureTools(ctx, out, need)
 }
 
+// Unpacked finds a program, or takes it out of its Debian package, which is not
+// installed: that would start its service. It returns the program's folder, for PATH,
+// "" if it is in it already.
+func Unpacked(ctx context.Context, out io.Writer, program, pkg string) (dir string, err error) {
+	if _, err := exec.LookPath(program); err == nil {
+		return "", nil
+	}
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	root := filepath.Join(cache, "unpacked", pkg)
+	dir = filepath.Join(root, "usr/bin")
+	if _, err := os.Stat(filepath.Join(dir, program)); err == nil {
+		return dir, nil
+	}
+	fmt.Fprintf(out, "taking %s out of the package %s\n", program, pkg)
+	const get = `set -e; rm -rf "$1.new"; mkdir -p "$1.new"; cd "$1.new"
+apt-get download -q "$2" || { apt-get update -q; apt-get download -q "$2"; }
+dpkg-deb -x ./*.deb .; rm -f ./*.deb; rm -rf "$1"; mv "$1.new" "$1"`
+	if text, err := exec.CommandContext(ctx, "sh", "-c", get, "sh", root, pkg).CombinedOutput(); err != nil {
+		return "", &SkipError{fmt.Sprintf("the package %s cannot be had: %v\n%s", pkg, err, lastLines(string(text), 5))}
+	}
+	return dir, nil
+}
+
 func ensureTools(ctx context.Context, out io.Writer, tools map[string]string) error {
 	var want, names []string
 	for tool, pkg := range tools {
