@@ -47,6 +47,10 @@ type Options struct {
 	Host  func(h HostConfig) (*Host, error) // nil = the real one
 	Net   *Net                              // nil = the real one
 	Clock Clock                             // nil = CLOCK_BOOTTIME
+	// Probe asks the API at address:port through the network; nil = https.
+	Probe func(ctx context.Context, target string) error
+	// Fence asks a device to switch a host off; nil = fence.command.
+	Fence func(ctx context.Context, o fenceOrder) error
 }
 
 // Net is a network.
@@ -98,16 +102,18 @@ type agent struct {
 	journal *takeover.Journal
 	api     *api.Server
 
-	turned  atomic.Int64  // when the loop turned last, on clock
-	term    atomic.Uint64 // newest known
-	serving atomic.Uint64 // term whose datastore this host gives away; 0 = none
-	ownRev  atomic.Uint64 // newest revision at the control plane's own path
-	apiErr  atomic.Pointer[string]
-	steps   atomic.Pointer[[]takeover.StepRecord]
-	seen    seenMembers
-	drained drain
-	factMu  sync.Mutex
-	fact    chan struct{} // closed and forgotten at every change of the replicated state
+	turned   atomic.Int64  // when the loop turned last, on clock
+	term     atomic.Uint64 // newest known
+	serving  atomic.Uint64 // term whose datastore this host gives away; 0 = none
+	ownRev   atomic.Uint64 // newest revision at the control plane's own path
+	apiErr   atomic.Pointer[string]
+	steps    atomic.Pointer[[]takeover.StepRecord]
+	seen     seenMembers
+	trouble  atomic.Pointer[trouble] // of this master's API; nil = none
+	seenHere observed
+	drained  drain
+	factMu   sync.Mutex
+	fact     chan struct{} // closed and forgotten at every change of the replicated state
 }
 
 // Run runs the agent until ctx ends.
@@ -124,6 +130,7 @@ func newAgent(cfg *config.Config, opts Options) *agent {
 	if a.clock == nil {
 		a.clock = leasefile.Boottime
 	}
+	a.seenHere.clock, a.seenHere.term = a.clock, a.term.Load
 	a.live.Store(cfg)
 	return a
 }
@@ -210,12 +217,13 @@ func (a *agent) buildLoop() error {
 	a.loop = &loop{
 		node: a.cfg.Node, tm: tm, clock: a.clock, log: a.log, host: a.host, journal: a.journal,
 		events: make(chan lease.Event, 256), calls: make(chan func()), asks: map[uint64]chan answer{},
-		arbiter: lease.NewArbiter(a.cfg.Node, tm, lease.Policy{MaxLag: a.cfg.MaxLag, MaxFailovers: a.cfg.MaxFailovers}),
+		arbiter: lease.NewArbiter(a.cfg.Node, tm, policy(a.cfg)),
 		pulse: func(next time.Duration) {
 			a.turned.Store(int64(a.clock()))
 			a.notify.Pulse(next)
 		},
-		onFact: a.onFact, onPhase: a.onPhase, report: a.candidate, drain: a.drain, ownRevision: a.ownRev.Load,
+		saw: a.seenHere.note, fence: a.switchOff, fenceLimit: func() time.Duration { return a.cfg.LeaseTTL/3 + a.live.Load().Fence.Timeout + 2*time.Second },
+		trouble: a.troubles, onFact: a.onFact, onPhase: a.onPhase, report: a.candidate, drain: a.drain, ownRevision: a.ownRev.Load,
 	}
 	known, err := readKnown(a.knownPath())
 	if err != nil {
@@ -233,6 +241,10 @@ func (a *agent) buildLoop() error {
 	a.worker.post, a.worker.finished = a.loop.post, a.finished
 	a.loop.worker = a.worker
 	return nil
+}
+
+func policy(c *config.Config) lease.Policy {
+	return lease.Policy{MaxLag: c.MaxLag, MaxFailovers: c.MaxFailovers, Fence: len(c.Fence.Command) > 0}
 }
 
 // prepareHost finds out what runs here and what an earlier process of this boot
@@ -297,7 +309,7 @@ func (a *agent) buildNet(key []byte) (err error) {
 		return err
 	}
 	a.port, err = peer.Listen(peer.PortConfig{
-		Identity: a.id, Listener: l, Address: listen, Handler: a.loop.handler(a.summary, a.note, a.order),
+		Identity: a.id, Listener: l, Address: listen, Handler: a.handler(),
 		Dial: dial, Resolve: a.resolve, Log: a.log,
 	})
 	if err != nil {
@@ -358,6 +370,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.api.Run(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })
+	g.Go(func() error { return a.probes(ctx) })
 	g.Go(func() error { return a.reloads(ctx) })
 	if a.host != nil {
 		g.Go(func() error { return a.worker.run(ctx, !active) })

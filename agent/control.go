@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/peer"
 )
@@ -20,15 +19,23 @@ type (
 		Term    uint64 `json:"term"`
 		Epoch   uint64 `json:"epoch"`
 		Serving bool   `json:"serving"`
+		// What the master finds wrong with its own API, for how long it has, and for how
+		// long it may.
+		Trouble    string        `json:"trouble,omitempty"`
+		TroubleFor time.Duration `json:"trouble_for,omitempty"`
+		Grace      time.Duration `json:"grace,omitempty"`
 	}
 	renewReply struct {
-		OK  bool   `json:"ok"`
-		Why string `json:"why,omitempty"`
+		OK       bool   `json:"ok"`
+		Why      string `json:"why,omitempty"`
+		StepDown string `json:"step_down,omitempty"` // renewed, and asked to go, because
+		Stay     string `json:"stay,omitempty"`      // it should go, and nobody can follow
 	}
 	releaseRequest struct {
-		Term uint64 `json:"term"`
-		Why  string `json:"why"`
-		To   string `json:"to,omitempty"`
+		Term      uint64 `json:"term"`
+		Why       string `json:"why"`
+		To        string `json:"to,omitempty"`
+		Automatic bool   `json:"automatic,omitempty"`
 	}
 	raftTermReply struct {
 		RaftTerm uint64 `json:"raft_term"`
@@ -44,6 +51,8 @@ const (
 	pathSummary  = "/v1/summary"
 	pathNote     = "/v1/note"
 	pathOrder    = "/v1/order"
+	pathProbe    = "/v1/probe"
+	pathSeen     = "/v1/seen"
 	pathReplica  = "/v1/replica/"
 )
 
@@ -53,7 +62,8 @@ const maxMessage = 64 << 10
 var errNoArbiter = errors.New("no arbiter is known: the voters have no quorum, or this host cannot reach them")
 
 // handler is what the peer port serves.
-func (l *loop) handler(say func(context.Context) summary, note func(context.Context, string, noteRequest) (empty, error), order func(context.Context, string, api.Order) (api.Done, error)) http.Handler {
+func (a *agent) handler() http.Handler {
+	l := a.loop
 	mux := http.NewServeMux()
 	handle(mux, pathRenew, func(ctx context.Context, from string, in renewRequest) (renewReply, error) {
 		return l.renew(ctx, from, in)
@@ -64,24 +74,27 @@ func (l *loop) handler(say func(context.Context) summary, note func(context.Cont
 		return empty{}, nil
 	})
 	handle(mux, pathRelease, func(ctx context.Context, from string, in releaseRequest) (empty, error) {
-		l.post(ctx, lease.ReleaseAsked{From: from, Term: in.Term, Why: in.Why, To: in.To})
+		l.post(ctx, lease.ReleaseAsked{From: from, Term: in.Term, Why: in.Why, To: in.To, Automatic: in.Automatic})
 		return empty{}, nil
 	})
 	handle(mux, pathRaftTerm, func(context.Context, string, empty) (raftTermReply, error) {
 		return raftTermReply{l.quorum.RaftTerm()}, nil
 	})
 	handle(mux, pathSummary, func(ctx context.Context, _ string, _ empty) (summary, error) {
-		return say(ctx), nil
+		return a.summary(ctx), nil
 	})
-	handle(mux, pathNote, note)
-	handle(mux, pathOrder, order)
+	handle(mux, pathNote, a.note)
+	handle(mux, pathOrder, a.order)
+	handle(mux, pathProbe, a.probed)
+	handle(mux, pathSeen, a.seenHere.tell)
 	if l.host != nil {
 		mux.Handle(pathReplica, l.host.Source)
 	}
 	return mux
 }
 
-// handle mounts a JSON call. Bad input is answered and nothing happens.
+// handle mounts a JSON call. Bad input is answered and nothing happens; a field that is
+// not known is of a newer agent, and ignored: hosts are upgraded one after the other.
 func handle[In, Out any](mux *http.ServeMux, path string, f func(ctx context.Context, from string, in In) (Out, error)) {
 	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 		from := peer.NodeOf(r)
@@ -91,7 +104,6 @@ func handle[In, Out any](mux *http.ServeMux, path string, f func(ctx context.Con
 		}
 		var in In
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMessage))
-		dec.DisallowUnknownFields()
 		if err := dec.Decode(&in); err != nil {
 			http.Error(w, fmt.Sprintf("bad message for %s: %v", path, err), http.StatusBadRequest)
 			return
@@ -122,7 +134,8 @@ func (l *loop) renew(ctx context.Context, from string, in renewRequest) (renewRe
 		l.nextID++
 		id = l.nextID
 		l.asks[id] = ch
-		l.step(l.base, lease.Renewal{ID: id, From: from, Term: in.Term, Epoch: in.Epoch, Serving: in.Serving})
+		l.step(l.base, lease.Renewal{ID: id, From: from, Term: in.Term, Epoch: in.Epoch, Serving: in.Serving,
+			Trouble: in.Trouble, TroubleFor: in.TroubleFor, Grace: in.Grace})
 	})
 	if err != nil {
 		return renewReply{}, err
@@ -132,7 +145,7 @@ func (l *loop) renew(ctx context.Context, from string, in renewRequest) (renewRe
 	}
 	select {
 	case a := <-ch:
-		return renewReply{a.ok, a.why}, nil
+		return renewReply{a.ok, a.why, a.stepDown, a.stay}, nil
 	case <-ctx.Done():
 		// The machine still owes an answer; nobody waits for it any more.
 		return renewReply{}, ctx.Err()
@@ -159,7 +172,10 @@ func (l *loop) sendRenewal(ctx context.Context, a lease.SendRenewal) {
 		return
 	}
 	l.inflight++
-	req := renewRequest{a.Term, a.Epoch, l.holder.Phase() == lease.Master}
+	req := renewRequest{Term: a.Term, Epoch: a.Epoch, Serving: l.holder.Phase() == lease.Master}
+	if req.Serving {
+		req.Trouble, req.TroubleFor, req.Grace = l.trouble()
+	}
 	l.call(ctx, l.tm.TTL/3, func(ctx context.Context) {
 		sent := l.clock() // S1 counts from before the request leaves
 		rep, err := toArbiter(ctx, l, pathRenew, req, l.renew)
@@ -171,17 +187,32 @@ func (l *loop) sendRenewal(ctx context.Context, a lease.SendRenewal) {
 			l.notRenewed(a.Term, rep.Why)
 		default:
 			l.post(ctx, lease.Acked{Term: a.Term, SentAt: sent, Epoch: a.Epoch})
+			l.advised(ctx, a.Term, rep)
 		}
 	})
 }
 
+// advised does what the arbiter asks of a holder whose API does not serve.
+func (l *loop) advised(ctx context.Context, term uint64, rep renewReply) {
+	if rep.StepDown != "" {
+		l.log.Error("stepping down: the API does not serve, and a standby is ready", "term", term, "why", rep.StepDown)
+		l.post(ctx, lease.StepDown{Term: term, Why: rep.StepDown, Automatic: true})
+	}
+	if rep.Stay != "" {
+		l.seldom("the API does not serve, and this host stays the master", term, rep.Stay)
+	}
+}
+
 // notRenewed logs why, once a minute at most while nothing changes: a host without
 // quorum asks once a second for as long as it takes.
-func (l *loop) notRenewed(term uint64, why string) {
+func (l *loop) notRenewed(term uint64, why string) { l.seldom("lease not renewed", term, why) }
+
+func (l *loop) seldom(what string, term uint64, why string) {
 	l.view(l.base, func() {
 		if now := l.clock(); why != l.lastWhy || now > l.lastWhyAt+time.Minute {
 			l.lastWhy, l.lastWhyAt = why, now
-			l.log.Warn("lease not renewed", "term", term, "why", why)
+			l.log.Warn(what, "term", term, "why", why)
+			l.saw("%s: %s", what, why)
 		}
 	})
 }
@@ -201,9 +232,9 @@ func (l *loop) sendReport(ctx context.Context, now lease.Time) {
 }
 
 func (l *loop) release(ctx context.Context, a lease.Release) error {
-	_, err := toArbiter(ctx, l, pathRelease, releaseRequest{a.Term, a.Why, a.To},
+	_, err := toArbiter(ctx, l, pathRelease, releaseRequest{a.Term, a.Why, a.To, a.Automatic},
 		func(ctx context.Context, from string, in releaseRequest) (empty, error) {
-			l.post(ctx, lease.ReleaseAsked{From: from, Term: in.Term, Why: in.Why, To: in.To})
+			l.post(ctx, lease.ReleaseAsked{From: from, Term: in.Term, Why: in.Why, To: in.To, Automatic: in.Automatic})
 			return empty{}, nil
 		})
 	return err

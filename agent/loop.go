@@ -50,6 +50,10 @@ type loop struct {
 	guarded   bool        // PID 1's timer may be armed
 	calls     chan func() // run inside the loop, for view
 
+	saw         func(format string, args ...any) // for the timeline of `explain`
+	fence       func(ctx context.Context, f lease.Fence) error
+	fenceLimit  func() time.Duration
+	trouble     func() (why string, since, grace time.Duration)
 	onFact      func(lease.Fact) // the outside's interest in each new state
 	onPhase     func(p lease.Phase, term uint64)
 	ownRevision func() uint64
@@ -61,8 +65,9 @@ type loop struct {
 }
 
 type answer struct {
-	ok  bool
-	why string
+	ok             bool
+	why            string
+	stepDown, stay string
 }
 
 // quorumAPI and peersAPI are what the loop needs of the others.
@@ -172,17 +177,26 @@ func (l *loop) observeQuorum(ctx context.Context) {
 	// A leadership that was lost and won again between two looks is another one.
 	if l.wasLead != 0 && lead != l.wasLead {
 		l.log.Info("arbiter no more", "raft_term", l.wasLead)
+		l.saw("is the arbiter no more")
 		l.step(ctx, lease.Lost{})
 	}
 	l.failovers(ctx)
 	l.step(ctx, l.fact())
 	if lead != 0 && lead != l.wasLead {
 		l.log.Info("arbiter now", "raft_term", lead)
+		l.saw("is the arbiter now, elected in raft term %d", lead)
 		l.step(ctx, lease.Led{})
 	}
 	l.wasLead = lead
 	if now := l.quorum.Leader(); now != l.arbiterIs {
 		l.arbiterIs = now
+		switch now {
+		case "":
+			l.saw("knows no arbiter")
+		case l.node:
+		default:
+			l.saw("takes %s for the arbiter", now)
+		}
 		if now != "" && l.host != nil {
 			l.step(ctx, lease.ArbiterKnown{})
 		}
@@ -228,6 +242,7 @@ func (l *loop) step(ctx context.Context, ev lease.Event) {
 	case lease.Fact:
 		if e.Term != l.facts.Term || e.Holder != l.facts.Holder || e.Released != l.facts.Released || e.Pause != l.facts.Pause {
 			l.log.Info("state committed", "term", e.Term, "holder", e.Holder, "released", e.Released, "pause", string(e.Pause))
+			l.saw("has it committed: %v", e)
 		}
 		l.facts = e
 		if l.onFact != nil {
@@ -259,6 +274,7 @@ func (l *loop) moved() {
 	}
 	if p := l.holder.Phase(); lease.Phase(l.phase.Load()) != p {
 		l.log.Info("phase", "phase", p.String(), "term", l.holder.Term())
+		l.saw("is %v in term %d", p, l.holder.Term())
 		l.phase.Store(int64(p))
 	}
 	l.onPhase(l.holder.Phase(), l.holder.Term())
@@ -291,6 +307,7 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 		l.promotePending()
 	case lease.Demote:
 		l.log.Warn("stopping the control plane", "term", a.Term, "why", a.Why)
+		l.saw("stops its control plane: %s", a.Why)
 		l.pending = 0
 		l.guarded = true
 		if d := l.holder.Deadline(); d > 0 {
@@ -302,6 +319,7 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 		l.worker.demote(a.Term)
 	case lease.Kill:
 		l.log.Warn("killing the control plane", "term", a.Term, "why", a.Why)
+		l.saw("kills its control plane: %s", a.Why)
 		l.worker.kill()
 	case lease.Release:
 		l.call(ctx, 2*l.tm.Renew(), func(ctx context.Context) {
@@ -319,15 +337,19 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 			}
 			l.post(ctx, lease.Confirmed{ID: a.ID, OK: err == nil})
 		})
+	case lease.Fence:
+		l.switchOff(ctx, a)
 	case lease.Ack:
-		l.answer(a.ID, answer{ok: true})
+		l.answer(a.ID, answer{ok: true, stepDown: a.StepDown, stay: a.Stay})
 	case lease.Refuse:
 		l.answer(a.ID, answer{why: a.Why})
 	case lease.Propose:
 		l.log.Warn("giving the next term", "term", a.Term, "holder", a.Holder, "automatic", a.Automatic, "why", a.Reason)
+		l.saw("gives term %d to %s: %s", a.Term, a.Holder, a.Reason)
 		l.propose(ctx, a.Term, quorum.Grant(a.Term, a.Holder, a.Reason, a.Automatic, a.By, a.Notes))
 	case lease.Blocked:
 		l.log.Error("the master is lost and nobody is promoted", "term", a.Term, "why", a.Why)
+		l.saw("promotes nobody: %s", a.Why)
 	case lease.ProposeRelease:
 		l.propose(ctx, a.Term, quorum.Release(a.Term, a.Holder, a.Why))
 	case lease.ProposeInSync:
@@ -335,6 +357,26 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 	case lease.ProposeResumed:
 		l.propose(ctx, 0, quorum.Resumed(a.Epoch))
 	}
+}
+
+// switchOff has the fence device switch the holder off, and tells what became of it.
+func (l *loop) switchOff(ctx context.Context, f lease.Fence) {
+	l.log.Warn("asking the fence device to switch the master off", "node", f.Node, "term", f.Term)
+	l.saw("asks the fence device to switch %s off", f.Node)
+	l.call(ctx, l.fenceLimit(), func(ctx context.Context) {
+		begin := l.clock()
+		err := l.fence(ctx, f)
+		took := (l.clock() - begin).Round(time.Millisecond)
+		if err != nil {
+			l.log.Error("the fence device does not confirm that the master is off: its lease is waited for", "node", f.Node, "term", f.Term, "took", took, "err", err)
+			l.saw("has no word from the fence device that %s is off: %v", f.Node, err)
+			l.post(l.base, lease.FenceFailed{ID: f.ID})
+			return
+		}
+		l.log.Warn("the fence device confirms that the master is off", "node", f.Node, "term", f.Term, "took", took)
+		l.saw("has it from the fence device that %s is off, after %v", f.Node, took)
+		l.post(l.base, lease.FenceConfirmed{ID: f.ID})
+	})
 }
 
 // noteLease writes the lease where the fence and the units find it.

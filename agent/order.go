@@ -228,7 +228,7 @@ func (a *agent) Explain(ctx context.Context, term uint64) (api.Explanation, erro
 		}
 		e.Views = append(e.Views, v)
 		if j := x.Judge; j != nil {
-			e.Arbiter, e.Possible, e.To, e.Over, e.Wait, e.Why, e.Notes = node, j.Possible, j.To, j.Over, j.Wait, j.Why, j.Notes
+			e.Arbiter, e.Possible, e.To, e.Over, e.Wait, e.Why, e.Notes, e.Holder = node, j.Possible, j.To, j.Over, j.Wait, j.Why, j.Notes, j.Evidence
 		}
 	}
 	for node, err := range failed {
@@ -236,6 +236,7 @@ func (a *agent) Explain(ctx context.Context, term uint64) (api.Explanation, erro
 	}
 	slices.Sort(e.Failed)
 	slices.SortFunc(e.Views, func(x, y api.View) int { return cmp.Compare(x.Node, y.Node) })
+	e.Timeline, e.Knew = around(a.sights(ctx), e.Term, term != 0)
 	return e, nil
 }
 

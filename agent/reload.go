@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"relevo.dev/relevo/agent/config"
-	"relevo.dev/relevo/agent/lease"
 )
 
 // reloads reads the configuration again whenever that is asked for. A mistake in the
@@ -35,7 +34,7 @@ func (a *agent) reload(ctx context.Context) {
 		a.opts.Level.Set(now.Log.Level)
 	}
 	err = a.loop.view(ctx, func() {
-		a.loop.arbiter.SetPolicy(lease.Policy{MaxLag: now.MaxLag, MaxFailovers: now.MaxFailovers})
+		a.loop.arbiter.SetPolicy(policy(now))
 	})
 	if err != nil {
 		return // the agent ends

@@ -38,6 +38,7 @@ const (
 	tagVoter     = "w"
 	tagRole      = "r"
 	tagTerm      = "t"
+	tagAPI       = "a" // address:port of the API, while this host serves it
 )
 
 func (a *agent) tags() map[string]string {
@@ -47,6 +48,9 @@ func (a *agent) tags() map[string]string {
 	}
 	if a.cfg.Voter {
 		t[tagVoter] = "1"
+	}
+	if e := a.endpoint(); e != "" && a.phase() == lease.Master {
+		t[tagAPI] = e
 	}
 	if n := a.term.Load(); n > 0 {
 		t[tagTerm] = strconv.FormatUint(n, 10)
@@ -236,7 +240,10 @@ func (a *agent) steward(ctx context.Context) error {
 		}
 		a.readdress()
 		a.announce()
-		a.seen.update(a.pool.Members())
+		for _, m := range a.seen.update(a.pool.Members()) {
+			a.seenHere.note("gossip: %s is %s", m.Node, m.Status)
+			a.loop.post(ctx, lease.Gossiped{Node: m.Node, Alive: m.Status == member.Alive})
+		}
 		a.tend(ctx)
 		if !ready && a.Ready(ctx) == nil {
 			ready = true
@@ -298,7 +305,8 @@ type seenMember struct {
 	since  time.Time
 }
 
-func (s *seenMembers) update(ms []member.Member) {
+// update returns those that changed.
+func (s *seenMembers) update(ms []member.Member) (changed []member.Member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.at == nil {
@@ -307,8 +315,10 @@ func (s *seenMembers) update(ms []member.Member) {
 	for _, m := range ms {
 		if s.at[m.Node].status != m.Status {
 			s.at[m.Node] = seenMember{m.Status, time.Now()}
+			changed = append(changed, m)
 		}
 	}
+	return changed
 }
 
 func (s *seenMembers) since(node string) time.Time {
@@ -368,62 +378,6 @@ func (a *agent) tend(ctx context.Context) {
 	a.log.Info("the arbiter moves away from the master", "to", best)
 	if err := a.quorum.TransferTo(ctx, best); err != nil {
 		a.log.Warn("the arbiter stays on the master", "err", err)
-	}
-}
-
-// watchAPI looks after the API of a master. systemd restarts what fails; if that
-// does not help within the grace and somebody else is ready, this host steps down.
-func (a *agent) watchAPI(ctx context.Context) error {
-	var failing time.Time
-	t := time.NewTicker(5 * time.Second)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-		if a.phase() == lease.Master && a.host.Address != nil {
-			if _, err := a.host.Address.Defend(ctx); err != nil && ctx.Err() == nil {
-				a.log.Warn("virtual IP not defended", "err", err)
-			}
-		}
-		if a.phase() != lease.Master {
-			failing = time.Time{}
-			a.apiErr.Store(nil)
-			continue
-		}
-		cctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := a.host.API.Healthy(cctx)
-		cancel()
-		if err == nil {
-			if !failing.IsZero() {
-				a.log.Info("the API works again", "after", time.Since(failing).Round(time.Second))
-			}
-			failing = time.Time{}
-			ok := ""
-			a.apiErr.Store(&ok)
-			continue
-		}
-		text := err.Error()
-		a.apiErr.Store(&text)
-		if failing.IsZero() {
-			failing = time.Now()
-			a.log.Warn("the API does not work", "err", err)
-		}
-		grace := a.cfg.Candidate.ControlPlane.API.Grace
-		if time.Since(failing) < grace {
-			continue
-		}
-		j, err := a.askArbiter(ctx)
-		switch {
-		case err != nil || !j.Possible:
-			a.log.Error("the API does not work, and nobody else is ready: this host stays the master", "since", time.Since(failing).Round(time.Second), "why", j.Why, "err", err)
-		default:
-			a.log.Error("the API does not work: stepping down", "since", time.Since(failing).Round(time.Second), "to", j.To)
-			a.loop.post(ctx, lease.StepDown{Term: a.term.Load(), Why: fmt.Sprintf("its API did not work for %v: %s", grace, text)})
-			failing = time.Time{}
-		}
 	}
 }
 

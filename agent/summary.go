@@ -32,6 +32,7 @@ type judgement struct {
 	To       string   `json:"to"`
 	Why      []string `json:"why"`
 	Notes    []string `json:"notes"`
+	Evidence []string `json:"evidence"`
 	Over     bool     `json:"over"`
 	Wait     float64  `json:"wait_seconds"`
 }
@@ -51,7 +52,7 @@ func (a *agent) summary(ctx context.Context) summary {
 		}
 		if a.loop.arbiter.Leading() {
 			j := a.loop.arbiter.Judge(now)
-			s.Judge = &judgement{j.Possible, j.To, j.Why, j.Notes, j.Over, max(0, j.WaitUntil-now).Seconds()}
+			s.Judge = &judgement{j.Possible, j.To, j.Why, j.Notes, j.Evidence, j.Over, max(0, j.WaitUntil-now).Seconds()}
 		}
 	})
 	return s

@@ -59,7 +59,7 @@ func (h *testHost) boot() {
 	h.mu.Unlock()
 	h.w.tell("%s boots", h.name)
 	done := make(chan error, 1)
-	a := newAgent(h.cfg, Options{Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now})
+	a := newAgent(h.cfg, Options{Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Probe: h.probe, Fence: h.w.device})
 	if err := a.build(ctx); err != nil {
 		h.w.t.Fatalf("build the agent of %s: %v", h.name, err)
 	}
@@ -69,6 +69,23 @@ func (h *testHost) boot() {
 		h.fence()
 		done <- err
 	}()
+}
+
+// probe is what a client on this host meets at another's API.
+func (h *testHost) probe(_ context.Context, target string) error {
+	for _, o := range h.w.hosts {
+		o.mu.Lock()
+		serves := !o.off && o.running && o.apiErr == nil
+		o.mu.Unlock()
+		if target != o.ip+":6443" || h.w.net.IsCut(h.ip, o.ip) || h.w.walled(o) {
+			continue
+		}
+		if !serves {
+			return errors.New("connection refused")
+		}
+		return nil
+	}
+	return errors.New("no route to host")
 }
 
 // ends waits until the agent has ended.
@@ -91,6 +108,14 @@ func (h *testHost) shutdown() {
 
 // crash is a power cut: links, connections, processes and what was in /run are gone.
 func (h *testHost) crash() {
+	h.unplug()
+	h.ends()
+	h.w.isolate(h, false)
+}
+
+// unplug is the moment of a power cut; the agent's goroutines are still there, and have
+// no effect.
+func (h *testHost) unplug() {
 	h.w.tell("%s: power cut", h.name)
 	h.w.isolate(h, true)
 	h.w.net.Drop(h.ip)
@@ -98,8 +123,6 @@ func (h *testHost) crash() {
 	h.off, h.restarting, h.running, h.note = true, true, false, lease.Lease{}
 	h.mu.Unlock()
 	h.w.dies(h)
-	h.ends()
-	h.w.isolate(h, false)
 }
 
 // kill is SIGKILL for the agent alone: the control plane goes on, and the fence looks

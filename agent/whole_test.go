@@ -34,11 +34,13 @@ type world struct {
 	hosts []*testHost
 	log   *tail
 
-	mu   sync.Mutex
-	live *testHost // whose control plane runs
-	two  int       // how often two ran
-	past []string  // the story, for failures
-	bad  bool      // two are expected: a protection is switched off
+	mu    sync.Mutex
+	live  *testHost       // whose control plane runs
+	two   int             // how often two ran
+	past  []string        // the story, for failures
+	wall  map[string]bool // hosts whose API nobody else reaches
+	fence func(ctx context.Context, o fenceOrder) error
+	bad   bool // two are expected: a protection is switched off
 }
 
 // whole runs a test in a bubble: names like "n1 n2 n3 v4", of which those with an n
@@ -85,7 +87,7 @@ func testConfig(t *testing.T, h *testHost, join []string) *config.Config {
     kind: units
     units: [x.service]
     datastore: {kind: kine, path: /nowhere/state.db}
-    api: {url: "http://127.0.0.1:1", start_timeout: 30s, grace: 30s}
+    api: {url: "https://127.0.0.1:6443", ca_file: /nowhere/ca.crt, token_file: /nowhere/token, start_timeout: 30s, grace: 30s}
 `)
 	}
 	c, err := config.Parse(strings.NewReader(b.String()), "test")

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os/user"
 	"strconv"
+	"time"
 )
 
 // Verb is what a person wants done.
@@ -67,6 +68,22 @@ type Explanation struct {
 	Notes    []string `json:"notes,omitempty"`                  // the evidence, a line a candidate
 	Failed   []string `json:"members_without_answer,omitempty"` // and why
 	Views    []View   `json:"views"`                            // by name
+	// Holder is what is known of the holder: its renewals, what gossip says, who reaches
+	// its API through the network.
+	Holder []string `json:"holder,omitempty"`
+	// Timeline is what the members saw around the change, or lately if Term is the present
+	// one and nothing was asked for; oldest first.
+	Timeline []Sight `json:"timeline"`
+	// Knew is when the first member knew of Term; zero if none remembers.
+	Knew time.Time `json:"knew,omitzero"`
+}
+
+// Sight is one thing that one member saw.
+type Sight struct {
+	At   time.Time `json:"at"` // by the clock of the host that answers
+	Node string    `json:"node"`
+	Term uint64    `json:"term"` // the newest that the member knew then
+	Text string    `json:"text"`
 }
 
 // View is how one member sees the mastership.

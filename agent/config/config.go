@@ -49,6 +49,8 @@ type Config struct {
 	Join []string
 	MDNS MDNS
 	HTTP HTTP
+	// Fence is the device that switches a lost master off; no Command = none.
+	Fence Fence
 	// Socket is the unix socket for the CLI. Absolute, at most 100 bytes.
 	Socket string
 	Log    Log
@@ -85,6 +87,13 @@ const (
 
 // HTTP is the read-only listener for /metrics, /healthz and /readyz.
 type HTTP struct{ Listen string } // ip:port; "" = off
+
+// Fence is a program that switches another host off and confirms that it is off, by its
+// exit code 0. It must be known to every voter: any of them may be the arbiter.
+type Fence struct {
+	Command []string // program (absolute) and arguments
+	Timeout time.Duration
+}
 
 // Log is what the agent tells the journal.
 type Log struct{ Level slog.Level }
@@ -166,6 +175,7 @@ func defaults() *Config {
 		Peer:         Peer{Port: 7947, PKIDir: "/etc/relevo/pki"},
 		MDNS:         MDNS{Backend: BackendAuto},
 		HTTP:         HTTP{Listen: "127.0.0.1:7948"},
+		Fence:        Fence{Timeout: 10 * time.Second},
 		Socket:       DefaultSocket,
 		Log:          Log{Level: slog.LevelInfo},
 	}

@@ -3,12 +3,12 @@ package config
 import "reflect"
 
 // Reload takes over from next what an agent can change while it runs: log.level,
-// max_lag, max_failovers, join, candidate.priority and candidate.never. It returns
+// max_lag, max_failovers, fence, join, candidate.priority and candidate.never. It returns
 // what the agent runs with from now on, and the keys that next changes and that wait
 // for a restart.
 func (c *Config) Reload(next *Config) (now *Config, waiting []string) {
 	n := *c
-	n.Log, n.MaxLag, n.MaxFailovers, n.Join = next.Log, next.MaxLag, next.MaxFailovers, next.Join
+	n.Log, n.MaxLag, n.MaxFailovers, n.Fence, n.Join = next.Log, next.MaxLag, next.MaxFailovers, next.Fence, next.Join
 	if c.Candidate != nil && next.Candidate != nil {
 		cand := *c.Candidate
 		cand.Priority, cand.Never = next.Candidate.Priority, next.Candidate.Never

@@ -56,6 +56,12 @@ func schema(c *Config) []field {
 		section("http", func() []field {
 			return []field{value("listen", orEmpty(&c.HTTP.Listen, listen(&c.HTTP.Listen)))}
 		}),
+		section("fence", func() []field {
+			return []field{
+				value("command", command(&c.Fence.Command)),
+				value("timeout", duration(&c.Fence.Timeout, time.Second, time.Minute)),
+			}
+		}),
 		value("socket", socketPath(&c.Socket)),
 		section("log", func() []field {
 			return []field{value("level", level(&c.Log.Level))}

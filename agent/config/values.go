@@ -255,6 +255,37 @@ func list(p *[]string, most int, item func(string) (string, error)) setter {
 	}
 }
 
+// command reads a program with its arguments. There is no shell.
+func command(p *[]string) setter {
+	return func(d *decoder, n *yaml.Node, path string) {
+		if n.Kind != yaml.SequenceNode || len(n.Content) > 32 {
+			d.fail(n, path, "is %s: a list of a program and at most 31 arguments is needed, such as [/usr/local/sbin/switch-off, --confirm]", describe(n))
+			return
+		}
+		var out []string
+		for i, c := range n.Content {
+			at := fmt.Sprintf("%s[%d]", path, i)
+			if !d.plain(c, at) {
+				continue
+			}
+			s, ok := d.text(c, at, "a text (in quotes)")
+			if !ok {
+				continue
+			}
+			if i == 0 {
+				if err := checkPath(s); err != nil {
+					d.fail(c, at, "%v", err)
+				}
+			}
+			if len(s) > 1024 {
+				d.fail(c, at, "is too long: at most 1024 bytes are allowed")
+			}
+			out = append(out, s)
+		}
+		*p = out
+	}
+}
+
 func identityPath(s string) (string, error) { return s, checkPath(s) }
 
 // unit accepts names of systemd services. Other kinds of units have no processes

@@ -36,6 +36,23 @@ type (
 		Term    uint64
 		Epoch   uint64
 		Serving bool // its promotion is finished: what standbys lack is measured against it
+		// Trouble is what the holder finds wrong with its own API, "" if it works, since
+		// TroubleFor. It may stay the master so for Grace; 0 = for ever.
+		Trouble           string
+		TroubleFor, Grace time.Duration
+	}
+	// Probed: From asked the API of the holder of Term through the network. Ever says
+	// whether it reached an API of this cluster before: one that never did is no witness.
+	Probed struct {
+		From     string
+		Term     uint64
+		OK, Ever bool
+		Why      string // why not
+	}
+	// Gossiped: whether gossip takes Node for alive.
+	Gossiped struct {
+		Node  string
+		Alive bool
 	}
 	// Confirmed: the quorum's answer to [Confirm].
 	Confirmed struct {
@@ -44,9 +61,10 @@ type (
 	}
 	// ReleaseAsked: From gives Term back.
 	ReleaseAsked struct {
-		From    string
-		Term    uint64
-		Why, To string
+		From      string
+		Term      uint64
+		Why, To   string
+		Automatic bool // the arbiter had asked for it, see [Ack]
 	}
 	// Reported: a candidate's report arrived.
 	Reported struct{ Candidate }
@@ -62,8 +80,10 @@ type (
 		Term uint64
 		At   Time
 	}
-	// FenceConfirmed: a fence device says that Node is off.
-	FenceConfirmed struct{ Node string }
+	// FenceConfirmed: the fence device says that the holder which [Fence] named is off.
+	FenceConfirmed struct{ ID uint64 }
+	// FenceFailed: it does not.
+	FenceFailed struct{ ID uint64 }
 	// Failover: a person asks for a new term now; it still waits for S3. Force skips
 	// readiness, lag, flap limit and the number of voters, never S3.
 	Failover struct {
@@ -81,14 +101,27 @@ func (Reported) event()       {}
 func (Proposed) event()       {}
 func (FailedOver) event()     {}
 func (FenceConfirmed) event() {}
+func (FenceFailed) event()    {}
+func (Probed) event()         {}
+func (Gossiped) event()       {}
 func (Failover) event()       {}
 
 // What an Arbiter wants done.
 type (
 	// Confirm asks a quorum whether we still lead; the answer becomes [Confirmed].
 	Confirm struct{ ID uint64 }
-	// Ack answers a renewal: granted.
-	Ack struct{ ID uint64 }
+	// Ack answers a renewal: granted. With StepDown the holder is asked to give the
+	// term back, because; with Stay there is a reason to, and nobody to follow.
+	Ack struct {
+		ID             uint64
+		StepDown, Stay string
+	}
+	// Fence asks the fence device to switch Node off, after a quorum has confirmed once
+	// more that we lead; the answer becomes [FenceConfirmed] or [FenceFailed].
+	Fence struct {
+		ID, Term uint64
+		Node     string
+	}
 	// Refuse answers a renewal: not granted, because.
 	Refuse struct {
 		ID  uint64
@@ -126,6 +159,7 @@ type (
 func (Confirm) action()        {}
 func (Ack) action()            {}
 func (Refuse) action()         {}
+func (Fence) action()          {}
 func (Propose) action()        {}
 func (ProposeRelease) action() {}
 func (ProposeInSync) action()  {}
@@ -136,6 +170,9 @@ func (Blocked) action()        {}
 type Policy struct {
 	MaxLag       time.Duration
 	MaxFailovers int // automatic ones per hour; then a person must acknowledge
+	// Fence says that there is a fence device, which is asked to switch a silent holder
+	// off, and to confirm.
+	Fence bool
 }
 
 type report struct {
@@ -152,29 +189,35 @@ type Arbiter struct {
 	fact    Fact
 	leading bool
 	since   Time // became leader, or saw the present term committed, whichever is later
+	steady  Time // since then the holder has renewed all the time
 	lastAck Time // newest ack to the holder of fact.Term; 0 = none in this leadership
 	served  Time // newest ack to a holder that served, of any term; 0 = none in this leadership
 	// proposed is the term that was proposed and may still be committed: until its
 	// fate is known nobody is acknowledged (S2).
 	proposed  uint64
 	releasing uint64 // term whose release was proposed
+	fencing   uint64 // ID of the fence's order under way; 0 = none. Until it ends nobody is acknowledged
+	fences    uint64 // IDs given
+	fenceAt   Time   // not before, since it failed; 0 = at once
 	fenced    string
 	asked     *Failover
 	toldTo    string          // successor wished for by the one who released,
-	toldWhy   string          // and why it did
+	toldWhy   string          // why it did,
+	toldAuto  bool            // and whether nobody had asked for it
 	released  map[string]Time // when each gave a term back
 	pending   map[uint64]Renewal
 	reports   map[string]report
 	failovers map[uint64]Time // automatic ones by term: when each was committed
 	syncAt    Time            // when an in-sync set was proposed last,
 	syncTerm  uint64          // for this term
+	evidence                  // of the holder's state besides its renewals
 	blocked   string          // why nobody is promoted, as told last,
 	blockedAt Time            // at this moment
 }
 
 // NewArbiter makes the machine of node.
 func NewArbiter(node string, tm Timings, pol Policy) *Arbiter {
-	return &Arbiter{node: node, tm: tm, pol: pol, pending: map[uint64]Renewal{}, reports: map[string]report{}, released: map[string]Time{}, failovers: map[uint64]Time{}}
+	return &Arbiter{node: node, tm: tm, pol: pol, pending: map[uint64]Renewal{}, reports: map[string]report{}, released: map[string]Time{}, failovers: map[uint64]Time{}, evidence: newEvidence()}
 }
 
 // Alive says whether the holder was acknowledged within the last few renewals; an
@@ -216,7 +259,7 @@ func (a *Arbiter) Step(now Time, ev Event) []Action {
 		if !a.leading || !a.fact.names(e.From, e.Term) || a.proposed != 0 || a.releasing == e.Term {
 			return nil
 		}
-		a.releasing, a.toldTo, a.toldWhy = e.Term, e.To, e.Why
+		a.releasing, a.toldTo, a.toldWhy, a.toldAuto = e.Term, e.To, e.Why, e.Automatic
 		a.released[e.From] = now
 		return []Action{ProposeRelease{e.Term, e.From, e.Why}}
 	case Reported:
@@ -234,9 +277,21 @@ func (a *Arbiter) Step(now Time, ev Event) []Action {
 		maps.DeleteFunc(a.failovers, func(_ uint64, at Time) bool { return now-at >= time.Hour })
 		a.failovers[e.Term] = e.At
 	case FenceConfirmed:
-		if a.leading && e.Node == a.fact.Holder {
-			a.fenced = e.Node
+		// Only the answer to the order under way: since that was given nobody was
+		// acknowledged. A host that was off, booted and renewed must not be taken for off.
+		if a.fencing != 0 && e.ID == a.fencing {
+			a.fenced, a.fencing = a.fact.Holder, 0
 		}
+	case FenceFailed:
+		if a.fencing != 0 && e.ID == a.fencing {
+			a.fencing, a.fenceAt = 0, now+a.tm.TTL
+		}
+	case Probed:
+		if a.leading && e.Term == a.fact.Term && e.From != a.fact.Holder {
+			a.probed(now, e)
+		}
+	case Gossiped:
+		a.gossiped(e)
 	case Failover:
 		if a.leading {
 			a.asked = &e
@@ -247,9 +302,17 @@ func (a *Arbiter) Step(now Time, ev Event) []Action {
 
 func (a *Arbiter) lead(now Time, yes bool) {
 	a.leading, a.since, a.lastAck, a.served = yes, now, 0, 0
-	a.proposed, a.releasing, a.fenced, a.asked, a.toldTo, a.toldWhy = 0, 0, "", nil, "", ""
+	a.proposed, a.releasing, a.asked = 0, 0, nil
+	a.forget()
 	clear(a.pending)
 	clear(a.reports)
+}
+
+// forget what was about a holder that is none any more, or was heard by another arbiter.
+func (a *Arbiter) forget() {
+	a.fencing, a.fenceAt, a.fenced = 0, 0, ""
+	a.toldTo, a.toldWhy, a.toldAuto = "", "", false
+	a.evidence.clear()
 }
 
 func (a *Arbiter) onFact(now Time, f Fact) {
@@ -257,7 +320,8 @@ func (a *Arbiter) onFact(now Time, f Fact) {
 		return
 	}
 	if f.Term != a.fact.Term {
-		a.lastAck, a.fenced, a.asked, a.toldTo, a.toldWhy = 0, "", nil, "", ""
+		a.lastAck, a.asked = 0, nil
+		a.forget()
 		if a.leading {
 			a.since = now // the new holder has a full wait from here
 		}
@@ -279,8 +343,8 @@ func (a *Arbiter) mayRenew(r Renewal) string {
 		return fmt.Sprintf("term %d is being released", r.Term)
 	case !a.fact.names(r.From, r.Term) && !offTerm:
 		return fmt.Sprintf("%s does not hold term %d: %v", r.From, r.Term, a.fact)
-	case a.fenced == r.From:
-		return r.From + " was fenced"
+	case a.fencing != 0:
+		return r.From + " is being switched off by the fence"
 	}
 	return ""
 }
@@ -298,12 +362,25 @@ func (a *Arbiter) onConfirmed(now Time, e Confirmed) []Action {
 	if why != "" {
 		return []Action{Refuse{e.ID, why}}
 	}
+	if alive, _ := a.Alive(now); !alive {
+		a.steady = now
+	}
 	a.lastAck = now
+	a.fenced = "" // it was off, nobody could follow, and it is back
 	a.asked = nil // who renews is alive: nobody is asked to follow
 	if r.Serving {
 		a.served = now
 	}
-	out := []Action{Ack{e.ID}}
+	a.troubled(now, r)
+	ack := Ack{ID: e.ID}
+	if why := a.mustGo(now); why != "" && r.Serving {
+		if j := a.Judge(now); j.Possible {
+			ack.StepDown = why
+		} else {
+			ack.Stay = why + "; and nobody can follow: " + strings.Join(j.Why, "; ")
+		}
+	}
+	out := []Action{ack}
 	if a.fact.Pause == Resuming && r.Epoch == a.fact.Epoch {
 		out = append(out, ProposeResumed{r.Epoch})
 	}
@@ -332,12 +409,17 @@ func (a *Arbiter) decide(now Time) []Action {
 		out = append(out, ProposeInSync{a.fact.Term, set})
 	}
 	j := a.Judge(now)
+	if j.FenceAt > 0 && now >= j.FenceAt {
+		a.fences++
+		a.fencing = a.fences
+		return append(out, Fence{a.fencing, a.fact.Term, a.fact.Holder})
+	}
 	if !j.Due {
 		return append(out, a.tellBlocked(now, j)...)
 	}
 	a.blocked = ""
 	a.proposed = a.fact.Term + 1
-	return append(out, Propose{a.proposed, j.To, j.Automatic, j.Reason, j.By, j.Notes})
+	return append(out, Propose{a.proposed, j.To, j.Automatic, j.Reason, j.By, append(j.Evidence, j.Notes...)})
 }
 
 // tellBlocked says why nobody is promoted although the term is over: when that
@@ -360,7 +442,11 @@ func (a *Arbiter) Wake(now Time) Time {
 	if !a.leading || a.proposed != 0 {
 		return Forever
 	}
-	if j := a.Judge(now); j.WaitUntil > now {
+	j := a.Judge(now)
+	if j.FenceAt > now {
+		return j.FenceAt
+	}
+	if j.WaitUntil > now {
 		return j.WaitUntil
 	}
 	return now + a.tm.Renew() // waiting for somebody to become ready

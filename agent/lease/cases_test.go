@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,7 +21,8 @@ var update = flag.Bool("update", false, "write the answers into testdata/*.txt; 
 // machine answered indented below it. The first line names the machine:
 //
 //	holder n2 6s
-//	arbiter n3 6s max_lag=10s max_failovers=2
+//	arbiter n3 6s
+//	arbiter n3 6s fence
 func TestCases(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -66,7 +68,7 @@ func replay(text string) (string, error) {
 			h := NewHolder(f[1], Timings{dur(f[2])}, Lease{}, len(f) > 3 && f[3] == "active")
 			step, state = h.Step, func() string { return h.Phase().String() }
 		case f[0] == "arbiter":
-			pol := Policy{MaxLag: 10 * time.Second, MaxFailovers: 2}
+			pol := Policy{MaxLag: 10 * time.Second, MaxFailovers: 2, Fence: slices.Contains(f, "fence")}
 			a := NewArbiter(f[1], Timings{dur(f[2])}, pol)
 			step = a.Step
 			state = func() string { return "" }
@@ -100,7 +102,7 @@ func dur(s string) time.Duration {
 var events = map[string]Event{
 	"fact": Fact{}, "tick": Tick{}, "acked": Acked{}, "promoted": Promoted{}, "units": Units{}, "stepdown": StepDown{},
 	"led": Led{}, "lost": Lost{}, "renewal": Renewal{}, "failedover": FailedOver{}, "arbiterknown": ArbiterKnown{}, "confirmed": Confirmed{}, "releaseasked": ReleaseAsked{},
-	"reported": Reported{}, "proposed": Proposed{}, "fenceconfirmed": FenceConfirmed{}, "failover": Failover{},
+	"reported": Reported{}, "proposed": Proposed{}, "fenceconfirmed": FenceConfirmed{}, "fencefailed": FenceFailed{}, "probed": Probed{}, "gossiped": Gossiped{}, "failover": Failover{},
 }
 
 // parse reads "12.5s event Field=value …".

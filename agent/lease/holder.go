@@ -39,10 +39,11 @@ type (
 	// asked at once, for the lease goes on running out.
 	ArbiterKnown struct{}
 	// StepDown: give the term back (switchover, shutdown, a dying host). To is the
-	// wanted successor, "" for the freshest.
+	// wanted successor, "" for the freshest. Automatic: the arbiter asked, no person.
 	StepDown struct {
-		Term    uint64
-		Why, To string
+		Term      uint64
+		Why, To   string
+		Automatic bool
 	}
 )
 
@@ -77,8 +78,9 @@ type (
 	}
 	// Release gives Term back; repeated until the committed state shows it.
 	Release struct {
-		Term    uint64
-		Why, To string
+		Term      uint64
+		Why, To   string
+		Automatic bool
 	}
 )
 
@@ -277,13 +279,13 @@ func (h *Holder) send(now Time) []Action {
 	if !h.fact.names(h.node, h.term) || h.phase == Standby || now < h.nextSend {
 		if h.phase == Releasing && h.fact.Term == h.term && now >= h.nextSend {
 			h.nextSend = now + h.tm.Renew()
-			return []Action{Release{h.term, h.release.Why, h.release.To}}
+			return []Action{Release{h.term, h.release.Why, h.release.To, h.release.Automatic}}
 		}
 		return nil
 	}
 	h.nextSend = now + h.tm.Renew()
 	if h.phase == Releasing {
-		return []Action{Release{h.term, h.release.Why, h.release.To}}
+		return []Action{Release{h.term, h.release.Why, h.release.To, h.release.Automatic}}
 	}
 	return []Action{SendRenewal{h.term, h.fact.Epoch}}
 }

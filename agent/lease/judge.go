@@ -18,8 +18,10 @@ type Judgement struct {
 	Reason    string // why the term changes
 	By        string // the person who asked
 	Why       []string
-	Notes     []string // one line a candidate: the evidence
+	Evidence  []string // of the holder's state, in words
+	Notes     []string // of the candidates, a line each
 	WaitUntil Time     // when S3 ends
+	FenceAt   Time     // when the fence device is asked; 0 = it is not
 }
 
 // Judge weighs the evidence at now. It changes nothing.
@@ -42,7 +44,7 @@ func (a *Arbiter) Judge(now Time) Judgement {
 	}
 	switch {
 	case a.fact.Released:
-		over, j.Reason = true, a.fact.Holder+" gave the term back"
+		over, j.Reason, j.Automatic = true, a.fact.Holder+" gave the term back", a.toldAuto
 		if a.toldWhy != "" {
 			j.Reason += ": " + a.toldWhy
 		}
@@ -50,10 +52,11 @@ func (a *Arbiter) Judge(now Time) Judgement {
 			over = false // just elected: hear the candidates first
 		}
 	case a.fenced == a.fact.Holder:
-		over, j.Reason, j.Automatic = true, a.fact.Holder+" was switched off by the fence", true
+		over, j.Automatic = true, true
+		j.Reason = fmt.Sprintf("%s did not renew its lease for %v, and the fence confirmed that it is off", a.fact.Holder, a.silence(now))
 	case now >= j.WaitUntil:
 		over, j.Automatic = true, true
-		j.Reason = fmt.Sprintf("%s did not renew its lease for %v", a.fact.Holder, (now - max(a.lastAck, a.since)).Round(10*time.Millisecond))
+		j.Reason = fmt.Sprintf("%s did not renew its lease for %v", a.fact.Holder, a.silence(now))
 	}
 	if a.asked != nil {
 		j.By = a.asked.By
@@ -62,6 +65,7 @@ func (a *Arbiter) Judge(now Time) Judgement {
 			j.Reason += "; asked for by " + a.asked.By + ": " + a.asked.Why
 		}
 	}
+	j.Evidence = a.holderEvidence(now)
 	// Who could take it?
 	j.To = a.choose(now, forced, &j)
 	j.Possible = j.To != ""
@@ -86,7 +90,17 @@ func (a *Arbiter) Judge(now Time) Judgement {
 		}
 	}
 	j.Due = over && j.Possible
+	// From the moment in which the holder itself begins to stop, nothing is lost by
+	// switching it off; and it is not asked for where nobody would follow.
+	if a.pol.Fence && j.Possible && !over && a.fencing == 0 && a.fact.Holder != a.node {
+		j.FenceAt = max(a.fenceAt, max(a.lastAck, a.since)+a.tm.TTL-a.tm.StopBefore())
+	}
 	return j
+}
+
+// silence of the holder.
+func (a *Arbiter) silence(now Time) Time {
+	return (now - max(a.lastAck, a.since)).Round(10 * time.Millisecond)
 }
 
 // judgeFirst: a cluster in which no master ever served takes the one that runs,

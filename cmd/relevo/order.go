@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -142,6 +143,22 @@ func newExplainCommand(a *app) *cobra.Command {
 	return cmd
 }
 
+// showTimeline prints what the members saw, and how long before or after the change.
+func showTimeline(p *page, e api.Explanation) {
+	if len(e.Timeline) == 0 {
+		return
+	}
+	p.text("What the members saw, and how long before or after the first knew of term %d:", e.Term)
+	for _, s := range e.Timeline {
+		at := s.At.Local().Format("15:04:05.000")
+		if !e.Knew.IsZero() {
+			at += fmt.Sprintf(" %+9.3fs", s.At.Sub(e.Knew).Seconds())
+		}
+		p.text("  %s  %-10s %s", at, clean(s.Node), clean(s.Text))
+	}
+	p.line()
+}
+
 func showExplanation(p *page, e api.Explanation) {
 	if e.Change == nil {
 		p.text("There was no master yet.")
@@ -166,10 +183,11 @@ func showExplanation(p *page, e api.Explanation) {
 			p.text("  because %s", w)
 		}
 	}
-	for _, n := range e.Notes {
+	for _, n := range append(slices.Clone(e.Holder), e.Notes...) {
 		p.text("  - %s", n)
 	}
 	p.line()
+	showTimeline(p, e)
 	var rows [][]span
 	for _, v := range e.Views {
 		left := "-"

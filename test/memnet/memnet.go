@@ -107,14 +107,15 @@ func (n *Network) Drop(host string) {
 	}
 }
 
-func (n *Network) isCut(a, b string) bool {
+// IsCut says whether the way from a to b is cut.
+func (n *Network) IsCut(a, b string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.cut[[2]string{a, b}]
 }
 
 func (n *Network) pair(a, b string) (net.Conn, net.Conn) {
-	ab, ba := newQueue(func() bool { return n.isCut(a, b) }), newQueue(func() bool { return n.isCut(b, a) })
+	ab, ba := newQueue(func() bool { return n.IsCut(a, b) }), newQueue(func() bool { return n.IsCut(b, a) })
 	x := &conn{n: n, from: a, to: b, in: ba, out: ab}
 	y := &conn{n: n, from: b, to: a, in: ab, out: ba}
 	n.mu.Lock()

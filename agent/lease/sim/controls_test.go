@@ -22,6 +22,7 @@ func TestNegativeControls(t *testing.T) {
 		{"first ack", "first ack", nil},
 		{"ExecStopPost", "", func(c *Config) { c.NoStopPost = true }},
 		{"ExecCondition", "", func(c *Config) { c.NoExecCondition = true }},
+		{"the fence device's honesty", "", func(c *Config) { c.LyingFence = true }},
 		{"quorum confirmation", "", func(c *Config) {
 			// Rare: an arbiter that slept through the election of the next one, and a
 			// holder that hears only the old.

@@ -117,7 +117,7 @@ func (n *node) startAgent() {
 	n.asks, n.job, n.freshAt = map[uint64]func(bool){}, n.job+1, -1
 	n.raft = raft{term: n.raft.term, voted: n.raft.voted, log: n.raft.log, leader: -1, loops: n.raft.loops + 1}
 	n.appliedTo, n.votedBy = 0, nil
-	n.arbiter = lease.NewArbiter(n.name, n.w.tm, lease.Policy{MaxLag: 10 * time.Second, MaxFailovers: 1 << 30})
+	n.arbiter = lease.NewArbiter(n.name, n.w.tm, lease.Policy{MaxLag: 10 * time.Second, MaxFailovers: 1 << 30, Fence: n.w.fence})
 	if n.candidate {
 		n.holder = lease.NewHolder(n.name, n.w.tm, n.note, n.units != down)
 	}
@@ -254,7 +254,9 @@ func (n *node) doHolder(a lease.Action) {
 	case lease.Release:
 		to, life := w.leaderOf(n), n.life
 		if to != nil {
-			w.send(n, to, func() { to.arb(lease.ReleaseAsked{From: n.name, Term: a.Term, Why: a.Why, To: a.To}) })
+			w.send(n, to, func() {
+				to.arb(lease.ReleaseAsked{From: n.name, Term: a.Term, Why: a.Why, To: a.To, Automatic: a.Automatic})
+			})
 		}
 		_ = life
 	}
@@ -352,7 +354,15 @@ func (n *node) doArbiter(a lease.Action) {
 	w := n.w
 	switch a := a.(type) {
 	case lease.Confirm:
-		n.confirm(a.ID)
+		n.confirm(func(ok bool) { n.arb(lease.Confirmed{ID: a.ID, OK: ok}) })
+	case lease.Fence:
+		n.confirm(func(ok bool) {
+			if !ok {
+				n.arb(lease.FenceFailed{ID: a.ID})
+				return
+			}
+			n.switchOff(a)
+		})
 	case lease.Ack:
 		n.reply(a.ID, true)
 	case lease.Refuse:
@@ -404,42 +414,4 @@ func (n *node) reply(id uint64, ok bool) {
 		delete(n.asks, id)
 		f(ok)
 	}
-}
-
-// confirm asks every voter for its raft term, as quorum.Confirm does.
-func (n *node) confirm(id uint64) {
-	term := n.raft.term
-	if n.w.cfg.NoConfirm {
-		n.arb(lease.Confirmed{ID: id, OK: true})
-		return
-	}
-	yes := map[int]bool{n.id: true}
-	done := false
-	settle := func() {
-		if !done && len(yes) > n.w.voters()/2 {
-			done = true
-			n.arb(lease.Confirmed{ID: id, OK: n.raft.role == leader && n.raft.term == term})
-		}
-	}
-	settle()
-	for _, m := range n.w.nodes {
-		if m == n || !m.voter {
-			continue
-		}
-		n.w.send(n, m, func() {
-			theirs := m.raft.term
-			n.w.send(m, n, func() {
-				if theirs == term {
-					yes[m.id] = true
-					settle()
-				}
-			})
-		})
-	}
-	n.after(n.w.tm.TTL/3, func() {
-		if !done {
-			done = true
-			n.arb(lease.Confirmed{ID: id})
-		}
-	})
 }

@@ -59,6 +59,7 @@ func Run(cfg Config) Result {
 	w := &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x7265_6c65_766f))}
 	w.tm = lease.Timings{TTL: []time.Duration{3, 6, 6, 10}[w.rng.IntN(4)] * time.Second}
 	w.clients = rand.New(rand.NewPCG(cfg.Seed, 0x636c_6965_6e74))
+	w.fence, w.dice = cfg.Seed%3 == 0, rand.New(rand.NewPCG(cfg.Seed, 0x6665_6e63_65))
 	count := 3 + w.rng.IntN(5)
 	if cfg.Hosts > 0 {
 		count = cfg.Hosts

@@ -37,6 +37,7 @@ func play(first uint64, more func(done int64) bool, mk func(uint64) Config, unsa
 				mu.Lock()
 				total.Failovers += r.Failovers
 				total.Steps += r.Steps
+				total.Fenced += r.Fenced
 				total.Exposure = max(total.Exposure, r.Exposure)
 				mu.Unlock()
 				if r.Violation != "" && (r.Unsafe || !unsafe) {
@@ -93,13 +94,13 @@ func TestSchedules(t *testing.T) {
 		}
 		return done < int64(*schedules)
 	}, config, false)
-	t.Logf("%d schedules from seed %d, %d failovers, %d decisions, longest exposure of a thawed host %v",
-		done, *first, total.Failovers, total.Steps, total.Exposure)
+	t.Logf("%d schedules from seed %d, %d failovers, %d hosts fenced, %d decisions, longest exposure of a thawed host %v",
+		done, *first, total.Failovers, total.Fenced, total.Steps, total.Exposure)
 	if failed != 0 {
 		report(t, config(failed))
 	}
-	if total.Failovers == 0 {
-		t.Error("no schedule had a failover: nothing was tested")
+	if total.Failovers == 0 || total.Fenced == 0 {
+		t.Error("no schedule had a failover, or none a fence: nothing was tested")
 	}
 }
 

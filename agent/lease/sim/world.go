@@ -23,6 +23,7 @@ type Config struct {
 	NoStopPost      bool     // systemd does not run the fence when the agent dies
 	NoExecCondition bool     // units start without a lease
 	NoConfirm       bool     // A acknowledges without asking a quorum
+	LyingFence      bool     // the fence device confirms what it has not done
 	Only            []string // faults to draw from; none = all
 	Clients         bool     // clients look on: Result.Ops and Result.Views
 	Blind           bool     // the simulator's own invariants are not checked
@@ -36,6 +37,7 @@ type Result struct {
 	At        time.Duration // when
 	Unsafe    bool          // it is one of safety, not of liveness
 	Failovers int
+	Fenced    int // hosts that the fence switched off
 	MaxTerm   uint64
 	Exposure  time.Duration // longest time that a thawed host ran beside the new master
 	Outage    time.Duration // longest time without a live control plane
@@ -67,6 +69,8 @@ type world struct {
 
 	clients *rand.Rand // their own, so that nothing changes when they look on
 	ops     []*Op      // nil = surely refused
+	fence   bool       // there is a fence device,
+	dice    *rand.Rand // with dice of its own
 	part    uint       // the fault that begins now mends itself in one part of its time
 
 	liveSince time.Duration
