@@ -19,6 +19,7 @@ type (
 		Term    uint64 `json:"term"`
 		Epoch   uint64 `json:"epoch"`
 		Serving bool   `json:"serving"`
+		Machine uint64 `json:"machine"` // which the sender is
 		// What the master finds wrong with its own API, for how long it has, and for how
 		// long it may.
 		Trouble    string        `json:"trouble,omitempty"`
@@ -33,6 +34,7 @@ type (
 	}
 	releaseRequest struct {
 		Term      uint64 `json:"term"`
+		Machine   uint64 `json:"machine"`
 		Why       string `json:"why"`
 		To        string `json:"to,omitempty"`
 		Automatic bool   `json:"automatic,omitempty"`
@@ -74,7 +76,7 @@ func (a *agent) handler() http.Handler {
 		return empty{}, nil
 	})
 	handle(mux, pathRelease, func(ctx context.Context, from string, in releaseRequest) (empty, error) {
-		l.post(ctx, lease.ReleaseAsked{From: from, Term: in.Term, Why: in.Why, To: in.To, Automatic: in.Automatic})
+		l.post(ctx, lease.ReleaseAsked{From: from, Machine: in.Machine, Term: in.Term, Why: in.Why, To: in.To, Automatic: in.Automatic})
 		return empty{}, nil
 	})
 	handle(mux, pathRaftTerm, func(context.Context, string, empty) (raftTermReply, error) {
@@ -124,6 +126,9 @@ const maxAsks = 64
 
 // renew asks the arbiter machine of this host.
 func (l *loop) renew(ctx context.Context, from string, in renewRequest) (renewReply, error) {
+	if in.Machine == 0 {
+		return renewReply{Why: "the renewal names no machine: the agent of " + from + " is of another version"}, nil
+	}
 	ch := make(chan answer, 1)
 	var id uint64
 	busy := false
@@ -134,7 +139,7 @@ func (l *loop) renew(ctx context.Context, from string, in renewRequest) (renewRe
 		l.nextID++
 		id = l.nextID
 		l.asks[id] = ch
-		l.step(l.base, lease.Renewal{ID: id, From: from, Term: in.Term, Epoch: in.Epoch, Serving: in.Serving,
+		l.step(l.base, lease.Renewal{ID: id, From: from, Term: in.Term, Epoch: in.Epoch, Serving: in.Serving, Machine: in.Machine,
 			Trouble: in.Trouble, TroubleFor: in.TroubleFor, Grace: in.Grace})
 	})
 	if err != nil {
@@ -172,7 +177,7 @@ func (l *loop) sendRenewal(ctx context.Context, a lease.SendRenewal) {
 		return
 	}
 	l.inflight++
-	req := renewRequest{Term: a.Term, Epoch: a.Epoch, Serving: l.holder.Phase() == lease.Master}
+	req := renewRequest{Machine: l.host.Machine, Term: a.Term, Epoch: a.Epoch, Serving: l.holder.Phase() == lease.Master}
 	if req.Serving {
 		req.Trouble, req.TroubleFor, req.Grace = l.trouble()
 	}
@@ -232,9 +237,9 @@ func (l *loop) sendReport(ctx context.Context, now lease.Time) {
 }
 
 func (l *loop) release(ctx context.Context, a lease.Release) error {
-	_, err := toArbiter(ctx, l, pathRelease, releaseRequest{a.Term, a.Why, a.To, a.Automatic},
+	_, err := toArbiter(ctx, l, pathRelease, releaseRequest{Term: a.Term, Machine: l.host.Machine, Why: a.Why, To: a.To, Automatic: a.Automatic},
 		func(ctx context.Context, from string, in releaseRequest) (empty, error) {
-			l.post(ctx, lease.ReleaseAsked{From: from, Term: in.Term, Why: in.Why, To: in.To, Automatic: in.Automatic})
+			l.post(ctx, lease.ReleaseAsked{From: from, Machine: in.Machine, Term: in.Term, Why: in.Why, To: in.To, Automatic: in.Automatic})
 			return empty{}, nil
 		})
 	return err

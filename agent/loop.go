@@ -222,7 +222,7 @@ func (l *loop) failovers(ctx context.Context) {
 func (l *loop) fact() lease.Fact {
 	s := l.quorum.State()
 	f := lease.Fact{
-		Term: s.Term, Holder: s.Holder, Released: s.Released,
+		Term: s.Term, Holder: s.Holder, Machine: s.Machine, Released: s.Released,
 		Pause: lease.PausePhase(s.Pause.Phase), Epoch: s.Pause.Epoch,
 		InSync: s.InSync, Served: s.Served, Acked: s.Ack,
 	}
@@ -346,10 +346,14 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 	case lease.Propose:
 		l.log.Warn("giving the next term", "term", a.Term, "holder", a.Holder, "automatic", a.Automatic, "why", a.Reason)
 		l.saw("gives term %d to %s: %s", a.Term, a.Holder, a.Reason)
-		l.propose(ctx, a.Term, quorum.Grant(a.Term, a.Holder, a.Reason, a.Automatic, a.By, a.Notes))
+		l.propose(ctx, a.Term, quorum.Grant(a.Term, a.Holder, a.Machine, a.Reason, a.Automatic, a.By, a.Notes))
 	case lease.Blocked:
 		l.log.Error("the master is lost and nobody is promoted", "term", a.Term, "why", a.Why)
 		l.saw("promotes nobody: %s", a.Why)
+	case lease.ProposeMachine:
+		l.log.Warn("the holder is another machine of its name now", "term", a.Term, "holder", a.Holder)
+		l.saw("notes that %s is another machine now", a.Holder)
+		l.propose(ctx, 0, quorum.Machine(a.Term, a.Holder, a.Machine))
 	case lease.ProposeRelease:
 		l.propose(ctx, a.Term, quorum.Release(a.Term, a.Holder, a.Why))
 	case lease.ProposeInSync:

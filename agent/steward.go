@@ -190,7 +190,7 @@ func (a *agent) candidate(now lease.Time) lease.Candidate {
 	own := a.journal.Own()
 	h := a.loop.holder
 	c := lease.Candidate{
-		Node: a.cfg.Node, Running: h.Active(), Priority: a.live.Load().Candidate.Priority, Never: a.live.Load().Candidate.Never,
+		Node: a.cfg.Node, Machine: a.host.Machine, Running: h.Active(), Priority: a.live.Load().Candidate.Priority, Never: a.live.Load().Candidate.Never,
 		Revision: uint64(max(0, pos.Revision)), FreshAge: -1, OwnRevision: a.ownRev.Load(), Founder: a.founder,
 	}
 	if pos.FreshAt > 0 {

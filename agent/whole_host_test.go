@@ -208,6 +208,7 @@ func (h *testHost) deaf() {
 
 func (h *testHost) real(hc HostConfig) (*Host, error) {
 	return &Host{
+		Machine:      uint64(len(h.ip))<<8 + uint64(h.ip[len(h.ip)-1]),
 		ControlPlane: (*testPlane)(h), Data: (*testData)(h), API: (*testAPI)(h), LeaseNote: (*testNote)(h), Guard: (*testGuard)(h),
 		Follower: &testFollower{h, hc}, Source: &testSource{h, hc},
 		Prepare: func(context.Context) error { return nil },

@@ -10,8 +10,9 @@ import (
 // Candidate is what a candidate last said of itself.
 type Candidate struct {
 	Node     string
-	Running  bool // its control-plane units run
-	Ready    bool // could take over now: copy and identity complete, host healthy
+	Machine  uint64 // which one of that name, by its hardware; never 0
+	Running  bool   // its control-plane units run
+	Ready    bool   // could take over now: copy and identity complete, host healthy
 	Why      string
 	Revision uint64        // highest revision in its copy
 	FreshAge time.Duration // since its copy was last known to be caught up; <0 = not known since boot
@@ -33,6 +34,7 @@ type (
 	Renewal struct {
 		ID      uint64
 		From    string
+		Machine uint64
 		Term    uint64
 		Epoch   uint64
 		Serving bool // its promotion is finished: what standbys lack is measured against it
@@ -62,6 +64,7 @@ type (
 	// ReleaseAsked: From gives Term back.
 	ReleaseAsked struct {
 		From      string
+		Machine   uint64
 		Term      uint64
 		Why, To   string
 		Automatic bool // the arbiter had asked for it, see [Ack]
@@ -131,10 +134,17 @@ type (
 	Propose struct {
 		Term      uint64
 		Holder    string
+		Machine   uint64
 		Automatic bool
 		Reason    string
 		By        string
 		Notes     []string // the evidence that was weighed
+	}
+	// ProposeMachine: the holder of Term is another machine of its name from now on.
+	ProposeMachine struct {
+		Term    uint64
+		Holder  string
+		Machine uint64
 	}
 	// ProposeRelease of the present term.
 	ProposeRelease struct {
@@ -162,6 +172,7 @@ func (Refuse) action()         {}
 func (Fence) action()          {}
 func (Propose) action()        {}
 func (ProposeRelease) action() {}
+func (ProposeMachine) action() {}
 func (ProposeInSync) action()  {}
 func (ProposeResumed) action() {}
 func (Blocked) action()        {}
@@ -195,6 +206,9 @@ type Arbiter struct {
 	// proposed is the term that was proposed and may still be committed: until its
 	// fate is known nobody is acknowledged (S2).
 	proposed  uint64
+	changing  uint64 // machine that was proposed for the holder: until that is committed nobody is acknowledged
+	changeAt  Time   // when it may be proposed again
+	rival     Time   // when another machine than the holder asked last; 0 = never
 	releasing uint64 // term whose release was proposed
 	fencing   uint64 // ID of the fence's order under way; 0 = none. Until it ends nobody is acknowledged
 	fences    uint64 // IDs given
@@ -249,14 +263,14 @@ func (a *Arbiter) Step(now Time, ev Event) []Action {
 		return out
 	case Renewal:
 		if why := a.mayRenew(e); why != "" {
-			return []Action{Refuse{e.ID, why}}
+			return append(a.changeMachine(now, e), Refuse{e.ID, why})
 		}
 		a.pending[e.ID] = e
 		return []Action{Confirm{e.ID}}
 	case Confirmed:
 		return a.onConfirmed(now, e)
 	case ReleaseAsked:
-		if !a.leading || !a.fact.names(e.From, e.Term) || a.proposed != 0 || a.releasing == e.Term {
+		if !a.leading || !a.fact.names(e.From, e.Term) || e.Machine != a.fact.Machine || a.proposed != 0 || a.releasing == e.Term {
 			return nil
 		}
 		a.releasing, a.toldTo, a.toldWhy, a.toldAuto = e.Term, e.To, e.Why, e.Automatic
@@ -311,6 +325,7 @@ func (a *Arbiter) lead(now Time, yes bool) {
 // forget what was about a holder that is none any more, or was heard by another arbiter.
 func (a *Arbiter) forget() {
 	a.fencing, a.fenceAt, a.fenced = 0, 0, ""
+	a.changing, a.changeAt, a.rival = 0, 0, 0
 	a.toldTo, a.toldWhy, a.toldAuto = "", "", false
 	a.evidence.clear()
 }
@@ -325,6 +340,9 @@ func (a *Arbiter) onFact(now Time, f Fact) {
 		if a.leading {
 			a.since = now // the new holder has a full wait from here
 		}
+	}
+	if f.Machine == a.changing {
+		a.changing = 0
 	}
 	if f.Term >= a.proposed {
 		a.proposed = 0
@@ -345,8 +363,39 @@ func (a *Arbiter) mayRenew(r Renewal) string {
 		return fmt.Sprintf("%s does not hold term %d: %v", r.From, r.Term, a.fact)
 	case a.fencing != 0:
 		return r.From + " is being switched off by the fence"
+	case a.changing != 0:
+		return "the voters are noting that the holder is another machine called " + r.From
+	case r.Machine != a.fact.Machine && !offMachine:
+		return "another machine called " + r.From + " has the lease: give each host a name of its own, or wait until that lease has surely run out"
 	}
 	return ""
+}
+
+// free is when the lease has surely run out (S3).
+func (a *Arbiter) free() Time { return max(a.lastAck, a.since) + a.tm.Wait() }
+
+// changeMachine names another machine of the holder's name in its place (its SD card was
+// put into a new board), when the old one's lease has surely run out. In a paused cluster
+// it never has. What was proposed once is proposed until it is committed: its fate must be
+// known before anybody is acknowledged.
+func (a *Arbiter) changeMachine(now Time, r Renewal) []Action {
+	if !a.leading || a.proposed != 0 || a.fencing != 0 || a.releasing == r.Term || !a.fact.names(r.From, r.Term) {
+		return nil
+	}
+	if r.Machine != a.fact.Machine && now < a.free() {
+		a.rival = now
+	}
+	if a.fact.Pause != Running && !offMachine {
+		return nil
+	}
+	if now < a.changeAt || a.changing == 0 && (r.Machine == a.fact.Machine || now < a.free()) {
+		return nil
+	}
+	if a.changing == 0 {
+		a.changing = r.Machine
+	}
+	a.changeAt = now + a.tm.Renew()
+	return []Action{ProposeMachine{a.fact.Term, a.fact.Holder, a.changing}}
 }
 
 func (a *Arbiter) onConfirmed(now Time, e Confirmed) []Action {
@@ -419,7 +468,7 @@ func (a *Arbiter) decide(now Time) []Action {
 	}
 	a.blocked = ""
 	a.proposed = a.fact.Term + 1
-	return append(out, Propose{a.proposed, j.To, j.Automatic, j.Reason, j.By, append(j.Evidence, j.Notes...)})
+	return append(out, Propose{a.proposed, j.To, a.reports[j.To].Machine, j.Automatic, j.Reason, j.By, append(j.Evidence, j.Notes...)})
 }
 
 // tellBlocked says why nobody is promoted although the term is over: when that

@@ -113,6 +113,9 @@ func (a *Arbiter) holderEvidence(now Time) []string {
 	default:
 		out = append(out, fmt.Sprintf("%s: renewed %v ago", h, (now-a.lastAck).Round(10*time.Millisecond)))
 	}
+	if a.rival > 0 && now < a.rival+a.tm.Blackout() {
+		out = append(out, fmt.Sprintf("%s: another machine of this name asked for its lease %v ago", h, (now-a.rival).Round(time.Second)))
+	}
 	if alive, known := a.gossip[h]; known {
 		out = append(out, h+": "+map[bool]string{true: "alive", false: "failed"}[alive]+", says gossip")
 	}

@@ -38,7 +38,7 @@ func (a *Arbiter) Judge(now Time) Judgement {
 	forced := a.asked != nil && a.asked.Force
 	// May the term be taken away (S3)?
 	over := false
-	j.WaitUntil = max(a.lastAck, a.since) + a.tm.Wait()
+	j.WaitUntil = a.free()
 	if offS3Wait {
 		j.WaitUntil = max(a.lastAck, a.since) + a.tm.TTL/3
 	}
@@ -92,7 +92,8 @@ func (a *Arbiter) Judge(now Time) Judgement {
 	j.Due = over && j.Possible
 	// From the moment in which the holder itself begins to stop, nothing is lost by
 	// switching it off; and it is not asked for where nobody would follow.
-	if a.pol.Fence && j.Possible && !over && a.fencing == 0 && a.fact.Holder != a.node {
+	// While somebody else goes by its name, the device might switch the wrong one off.
+	if a.pol.Fence && a.rival == 0 && j.Possible && !over && a.fencing == 0 && a.fact.Holder != a.node {
 		j.FenceAt = max(a.fenceAt, max(a.lastAck, a.since)+a.tm.TTL-a.tm.StopBefore())
 	}
 	return j

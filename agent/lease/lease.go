@@ -13,7 +13,8 @@
 //	    when H sent the newest renewal that was acknowledged for its term.
 //	S2  A acknowledges a renewal for (term, H) only when the replicated state names
 //	    H for that term and a quorum has just confirmed that A still leads. It notes
-//	    the moment on its own clock.
+//	    the moment on its own clock. H is one machine: another of the same name, with
+//	    a copy of its SD card, is named in its place only when S3 would allow anybody else.
 //	S3  A proposes a new term only when max(last ack to H, A became leader) +
 //	    TTL×(1+drift) + margin has passed, or H released the term, or a fence
 //	    device confirmed that H is off.
@@ -89,7 +90,8 @@ const (
 type Fact struct {
 	Term     uint64
 	Holder   string
-	Released bool // H gave the term back
+	Machine  uint64 // which one of that name
+	Released bool   // H gave the term back
 	Pause    PausePhase
 	Epoch    uint64   // grows at each change of Pause
 	InSync   []string // who had the newest data when a holder was last seen serving

@@ -29,8 +29,9 @@ type Op string
 
 // The commands. What each accepts is told at State.apply.
 const (
-	OpGrant       Op = "grant"       // Term, Holder, Reason, Automatic, By, Notes
+	OpGrant       Op = "grant"       // Term, Holder, Machine, Reason, Automatic, By, Notes
 	OpRelease     Op = "release"     // Term, Holder
+	OpMachine     Op = "machine"     // Term, Holder, Machine
 	OpPause       Op = "pause"       // On, Force, By, Why
 	OpResumed     Op = "resumed"     // Epoch
 	OpInSync      Op = "in-sync"     // Term, Nodes
@@ -44,6 +45,7 @@ type Command struct {
 	Op        Op        `json:"op"`
 	Term      uint64    `json:"term,omitempty"`
 	Holder    string    `json:"holder,omitempty"`
+	Machine   uint64    `json:"machine,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
 	Automatic bool      `json:"automatic,omitempty"`
 	By        string    `json:"by,omitempty"`
@@ -72,7 +74,7 @@ func (c Command) check() error {
 		errs = append(errs, checkText("note", n, maxText))
 	}
 	switch c.Op {
-	case OpGrant, OpRelease:
+	case OpGrant, OpRelease, OpMachine:
 		errs = append(errs, checkName("holder", c.Holder))
 	case OpInSync:
 		if len(c.Nodes) > maxNodes {
@@ -122,7 +124,7 @@ func decode(raw []byte) (Command, error) {
 		return Command{}, fmt.Errorf("log entry %q has version %d, this agent knows version %d: %w", head.Op, head.V, commandVersion, ErrNewer)
 	}
 	switch head.Op {
-	case OpGrant, OpRelease, OpPause, OpResumed, OpInSync, OpAcknowledge, OpNote:
+	case OpGrant, OpRelease, OpMachine, OpPause, OpResumed, OpInSync, OpAcknowledge, OpNote:
 	default:
 		return Command{}, fmt.Errorf("log entry %q is unknown: %w", head.Op, ErrNewer)
 	}
@@ -150,8 +152,8 @@ func strict(raw []byte, into any) error {
 	return nil
 }
 
-// Grant gives the next term to holder.
-func Grant(term uint64, holder, reason string, automatic bool, by string, notes []string) Command {
+// Grant gives the next term to one machine of holder.
+func Grant(term uint64, holder string, machine uint64, reason string, automatic bool, by string, notes []string) Command {
 	if len(notes) > maxNotes {
 		notes = notes[:maxNotes]
 	}
@@ -159,7 +161,12 @@ func Grant(term uint64, holder, reason string, automatic bool, by string, notes 
 	for i, n := range notes {
 		plain[i] = fit(n)
 	}
-	return Command{Op: OpGrant, Term: term, Holder: holder, Reason: fit(reason), Automatic: automatic, By: by, Notes: plain}
+	return Command{Op: OpGrant, Term: term, Holder: holder, Machine: machine, Reason: fit(reason), Automatic: automatic, By: by, Notes: plain}
+}
+
+// Machine names another machine of the holder's name as the holder of term.
+func Machine(term uint64, holder string, machine uint64) Command {
+	return Command{Op: OpMachine, Term: term, Holder: holder, Machine: machine}
 }
 
 // Release gives a term back.

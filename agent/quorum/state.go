@@ -25,6 +25,7 @@ type State struct {
 	Cluster  string   `json:"cluster"`           // name of the cluster
 	Term     uint64   `json:"term"`              // mastership term; 0 = never granted
 	Holder   string   `json:"holder"`            // node; "" = nobody
+	Machine  uint64   `json:"machine,omitempty"` // which one of that name, by its hardware
 	Released bool     `json:"released"`          // the holder gave the term back: it has stopped
 	Pause    Pause    `json:"pause"`             // see Pause
 	InSync   []string `json:"in_sync,omitempty"` // who had the newest data when a holder was last seen serving
@@ -101,7 +102,16 @@ func (s State) apply(c Command) (State, error) {
 			Term: c.Term, Holder: c.Holder, Previous: s.Holder, Reason: c.Reason,
 			Automatic: c.Automatic, At: c.At, By: c.By, Notes: c.Notes,
 		}))
-		s.Term, s.Holder, s.Released = c.Term, c.Holder, false
+		s.Term, s.Holder, s.Machine, s.Released = c.Term, c.Holder, c.Machine, false
+
+	case OpMachine:
+		if c.Term != s.Term || c.Holder != s.Holder || s.Released {
+			return refuse("%s does not hold term %d: term %d is held by %s", c.Holder, c.Term, s.Term, orNobody(s.Holder))
+		}
+		if s.Pause.Phase != Running {
+			return refuse("the cluster is %s (by %s): its holder may run without a deadline, another machine called %s may not have the term", s.Pause.Phase, orNobody(s.Pause.By), c.Holder)
+		}
+		s.Machine = c.Machine
 
 	case OpRelease:
 		if c.Term != s.Term || c.Holder != s.Holder {

@@ -4,6 +4,7 @@ package sim
 
 import (
 	"testing"
+	"time"
 
 	"relevo.dev/relevo/agent/lease"
 )
@@ -20,13 +21,14 @@ func TestNegativeControls(t *testing.T) {
 		{"the holder's own deadline", "deadline", func(c *Config) { c.NoStopPost = true }},
 		{"term check", "term", nil},
 		{"first ack", "first ack", nil},
+		{"the machine of the holder", "machine", func(c *Config) { c.Only = append(c.Only, "copied card", "switchover", "power cut") }},
 		{"ExecStopPost", "", func(c *Config) { c.NoStopPost = true }},
 		{"ExecCondition", "", func(c *Config) { c.NoExecCondition = true }},
 		{"the fence device's honesty", "", func(c *Config) { c.LyingFence = true }},
 		{"quorum confirmation", "", func(c *Config) {
 			// Rare: an arbiter that slept through the election of the next one, and a
 			// holder that hears only the old.
-			c.NoConfirm, c.Faults = true, 40
+			c.NoConfirm, c.Faults, c.Length = true, 120, 5*time.Minute
 			c.Only = []string{"host frozen", "agent stopped", "halves", "bridge", "isolated", "one way", "slow network"}
 		}},
 	} {
@@ -40,7 +42,7 @@ func TestNegativeControls(t *testing.T) {
 				}
 				return cfg
 			}
-			failed, _, done := play(1, func(done int64) bool { return done < int64(*schedules) }, mk, true)
+			failed, _, done := play(1, func(done int64) bool { return done < int64(6**schedules) }, mk, true)
 			if failed == 0 {
 				t.Fatalf("switched off, and %d schedules saw nothing", done)
 			}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"relevo.dev/relevo/agent/lease"
@@ -14,7 +15,8 @@ type fault struct {
 	do   func(w *world) string
 }
 
-func (w *world) any() *node { return w.nodes[w.rng.IntN(len(w.nodes))] }
+// any of the boards that belong to the cluster.
+func (w *world) any() *node { return w.nodes[w.rng.IntN(w.res.Hosts)] }
 func (w *world) while() time.Duration {
 	return w.between(50*time.Millisecond, 40*time.Second) >> w.part
 }
@@ -47,7 +49,7 @@ var faults = []fault{
 		return n.name
 	}},
 	{"blackout", func(w *world) string {
-		for _, n := range w.nodes {
+		for _, n := range w.nodes[:w.res.Hosts] {
 			n.powerCut()
 			w.at(w.while(), n.powerOn)
 		}
@@ -80,6 +82,18 @@ var faults = []fault{
 		n.wiped, n.voter, n.ownTerm, n.copyTerm, n.known = true, false, 0, 0, lease.Fact{}
 		n.raft.log, n.raft.term = nil, 0
 		w.at(w.while(), n.powerOn)
+		return n.name
+	}},
+	{"copied card", func(w *world) string { // of a candidate, in a spare board
+		n, c := w.target(), w.spare
+		if c == nil || c.powered || !n.candidate {
+			return "nobody"
+		}
+		c.name, c.candidate = n.name, true
+		c.ownTerm, c.copyTerm, c.known, c.revision = n.ownTerm, n.copyTerm, n.known, n.revision
+		c.raft = raft{term: n.raft.term, voted: n.raft.voted, log: slices.Clone(n.raft.log), leader: -1, loops: c.raft.loops}
+		c.powerOn()
+		w.at(w.while(), c.powerCut)
 		return n.name
 	}},
 	{"isolated", func(w *world) string {

@@ -52,12 +52,13 @@ func (n *node) switchOff(a lease.Fence) {
 	target := w.node(a.Node)
 	works := w.dice.Float64() < 0.8
 	w.trace("%s has the fence switch %s off", n.name, a.Node)
-	w.at(time.Duration(w.dice.Int64N(int64(4*time.Second))), func() {
+	quick := func() time.Duration { f := w.dice.Float64(); return time.Duration(f * f * f * float64(4*time.Second)) }
+	w.at(quick(), func() {
 		if works && !w.cfg.LyingFence {
 			target.powerCut()
 			w.at(time.Duration(w.dice.Int64N(int64(20*time.Second))), target.powerOn)
 		}
-		w.at(time.Duration(w.dice.Int64N(int64(4*time.Second))), func() {
+		w.at(quick(), func() {
 			w.trace("the fence answers %s: off: %v", n.name, works)
 			n.run(life, func() {
 				if works {

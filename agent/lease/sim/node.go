@@ -46,6 +46,7 @@ type node struct {
 	timers    int
 	known     lease.Fact // newest fact this host wrote down
 	units     unitState
+	served    bool // its units ran, ever
 	unitsLife int
 	stubborn  bool // units ignore SIGTERM
 
@@ -65,6 +66,8 @@ type node struct {
 	revision uint64
 	expires  time.Duration // real time at which PID 1's watchdog runs out
 }
+
+func (n *node) machine() uint64 { return uint64(n.id) + 1 }
 
 func (n *node) clock() lease.Time { return n.skew + n.w.now + n.w.now*time.Duration(n.ppm)/1_000_000 }
 
@@ -252,13 +255,12 @@ func (n *node) doHolder(a lease.Action) {
 		w.trace("%s kills its units, term %d: %s", n.name, a.Term, a.Why)
 		n.killUnits()
 	case lease.Release:
-		to, life := w.leaderOf(n), n.life
+		to := w.leaderOf(n)
 		if to != nil {
 			w.send(n, to, func() {
-				to.arb(lease.ReleaseAsked{From: n.name, Term: a.Term, Why: a.Why, To: a.To, Automatic: a.Automatic})
+				to.arb(lease.ReleaseAsked{From: n.name, Machine: n.machine(), Term: a.Term, Why: a.Why, To: a.To, Automatic: a.Automatic})
 			})
 		}
-		_ = life
 	}
 }
 
@@ -322,7 +324,7 @@ func (n *node) renew(a lease.SendRenewal) {
 				n.hold(lease.Acked{Term: a.Term, SentAt: sent, Epoch: a.Epoch})
 			})
 		}
-		to.arb(lease.Renewal{ID: id, From: n.name, Term: a.Term, Epoch: a.Epoch, Serving: serving})
+		to.arb(lease.Renewal{ID: id, From: n.name, Term: a.Term, Machine: n.machine(), Epoch: a.Epoch, Serving: serving})
 	})
 }
 
@@ -331,7 +333,7 @@ func (n *node) sendReport() {
 	if to == nil {
 		return
 	}
-	c := lease.Candidate{Node: n.name, Running: n.units != down, Revision: n.revision, FreshAge: -1, Founder: n.id == 0}
+	c := lease.Candidate{Node: n.name, Machine: n.machine(), Running: n.units != down, Revision: n.revision, FreshAge: -1, Founder: n.id == 0}
 	if n.id == 0 && !n.wiped || n.ownTerm > 0 {
 		c.OwnRevision = 1
 	}
@@ -374,13 +376,21 @@ func (n *node) doArbiter(a lease.Action) {
 			if f.Term+1 != a.Term || f.Pause != lease.Running {
 				return false
 			}
-			f.Term, f.Holder, f.Released = a.Term, a.Holder, false
+			f.Term, f.Holder, f.Machine, f.Released = a.Term, a.Holder, a.Machine, false
 			return true
 		}, func(ok bool) {
 			if answer(ok); !ok {
 				n.arb(lease.Proposed{Term: a.Term, Refused: true})
 			}
 		})
+	case lease.ProposeMachine:
+		n.propose(func(f *lease.Fact) bool {
+			if f.Term != a.Term || f.Released || f.Pause != lease.Running {
+				return false
+			}
+			f.Machine = a.Machine
+			return true
+		}, nil)
 	case lease.ProposeRelease:
 		answer := w.written(OpRelease, n.id, a.Holder, a.Term)
 		n.propose(func(f *lease.Fact) bool {

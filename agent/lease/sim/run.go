@@ -77,9 +77,17 @@ func Run(cfg Config) Result {
 		w.nodes = append(w.nodes, n)
 		w.net = append(w.net, make([]link, count))
 	}
+	if !w.fence { // a switch that goes by names would switch the wrong one off
+		w.spare = &node{w: w, id: count, name: "spare", thawed: -1, freshAt: -1, skew: w.between(0, 1000*time.Second)}
+		w.spare.raft.voted = -1
+		w.nodes, w.net = append(w.nodes, w.spare), append(w.net, nil)
+		for i := range w.net {
+			w.net[i] = make([]link, count+1)
+		}
+	}
 	w.nodes[0].units = up // a running master, to be adopted
 	w.trace("lease_ttl %v; n1 has the data and runs a control plane", w.tm.TTL)
-	for _, n := range w.nodes {
+	for _, n := range w.nodes[:count] {
 		w.trace("%s %s; its clock %+.2f %%", n.name, map[[2]bool]string{{true, true}: "is a candidate and votes", {true, false}: "is a candidate",
 			{false, true}: "votes", {false, false}: "is only a member"}[[2]bool{n.candidate, n.voter}], float64(n.ppm)/10_000)
 		w.at(w.between(0, 3*time.Second), n.startAgent)
@@ -152,7 +160,10 @@ func (w *world) mend() {
 	for i := range w.net {
 		clear(w.net[i])
 	}
-	for _, n := range w.nodes {
+	if w.spare != nil {
+		w.spare.powerCut()
+	}
+	for _, n := range w.nodes[:w.res.Hosts] {
 		n.stubborn = false
 		if n.stopped {
 			n.stopped = false
@@ -187,6 +198,9 @@ func (w *world) masters() int {
 // dataLeft says whether any candidate still has the newest data: where the disk with
 // the only fresh copy was lost, nobody becomes the master without a person.
 func (w *world) dataLeft() bool {
+	if w.spare != nil && w.spare.served {
+		return false // the board with the copied card served, and was taken away
+	}
 	var f lease.Fact
 	for _, n := range w.nodes {
 		if n.raft.applied.Served >= f.Served {

@@ -34,6 +34,7 @@ func (n *node) setUnits(u unitState) {
 		n.w.trace("%s units %v", n.name, u)
 		n.units = u
 		n.unitsLife++
+		n.served = n.served || u == up
 	}
 	n.w.check()
 }

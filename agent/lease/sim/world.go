@@ -69,6 +69,7 @@ type world struct {
 
 	clients *rand.Rand // their own, so that nothing changes when they look on
 	ops     []*Op      // nil = surely refused
+	spare   *node      // a board that no cluster has; nil = there is none
 	fence   bool       // there is a fence device,
 	dice    *rand.Rand // with dice of its own
 	part    uint       // the fault that begins now mends itself in one part of its time
