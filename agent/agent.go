@@ -47,6 +47,8 @@ type Options struct {
 	Host  func(h HostConfig) (*Host, error) // nil = the real one
 	Net   *Net                              // nil = the real one
 	Clock Clock                             // nil = CLOCK_BOOTTIME
+	// Machine tells this machine from any other; 0 = what the hardware says.
+	Machine uint64
 	// Probe asks the API at address:port through the network; nil = https.
 	Probe func(ctx context.Context, target string) error
 	// Fence asks a device to switch a host off; nil = fence.command.
@@ -86,6 +88,7 @@ type agent struct {
 	clock   Clock
 	addr    atomic.Pointer[netip.Addr] // where the others reach this host now
 	founder bool
+	machine uint64
 	started time.Time
 	// addressed is when the address was looked at last (steward's).
 	addressed time.Time
@@ -156,6 +159,11 @@ func (a *agent) build(ctx context.Context) (err error) {
 		return err
 	}
 	a.addr.Store(&addr)
+	if a.machine = a.opts.Machine; a.machine == 0 {
+		if a.machine, err = machineOf("/", ifname); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
@@ -173,7 +181,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if err := a.buildLoop(); err != nil {
 		return err
 	}
-	if err := a.buildNet(key); err != nil {
+	if err := a.buildNet(ctx, key); err != nil {
 		return err
 	}
 	a.api, err = api.Listen(api.Config{Socket: cfg.Socket, Group: "relevo", Listen: cfg.HTTP.Listen, Node: cfg.Node, Source: a, Log: a.log})
@@ -218,6 +226,7 @@ func (a *agent) buildLoop() error {
 		node: a.cfg.Node, tm: tm, clock: a.clock, log: a.log, host: a.host, journal: a.journal,
 		events: make(chan lease.Event, 256), calls: make(chan func()), asks: map[uint64]chan answer{},
 		arbiter: lease.NewArbiter(a.cfg.Node, tm, policy(a.cfg)),
+		machine: a.machine,
 		pulse: func(next time.Duration) {
 			a.turned.Store(int64(a.clock()))
 			a.notify.Pulse(next)
@@ -284,7 +293,7 @@ func (a *agent) prepareHost(ctx context.Context) (active bool, err error) {
 	return active, nil
 }
 
-func (a *agent) buildNet(key []byte) (err error) {
+func (a *agent) buildNet(ctx context.Context, key []byte) (err error) {
 	nw := a.opts.Net
 	var gossip func(ip string, port int) (memberlist.NodeAwareTransport, error)
 	// An address may go with its DHCP lease: listen on all of them.
@@ -316,6 +325,10 @@ func (a *agent) buildNet(key []byte) (err error) {
 		return err
 	}
 	a.loop.peers = a.port
+	if err := a.awaitNoTwin(ctx); err != nil {
+		a.port.Close()
+		return err
+	}
 	a.quorum, err = quorum.Open(quorum.Config{
 		Node: a.cfg.Node, Cluster: a.id.ClusterID(), Dir: filepath.Join(a.cfg.DataDir, "raft"), Bootstrap: a.founder, Voter: a.cfg.Voter,
 		Stream: raftStream{a.port.RaftLayer()}, TTL: a.cfg.LeaseTTL, Log: a.log,

@@ -55,6 +55,7 @@ const (
 	pathOrder    = "/v1/order"
 	pathProbe    = "/v1/probe"
 	pathSeen     = "/v1/seen"
+	pathWho      = "/v1/who"
 	pathReplica  = "/v1/replica/"
 )
 
@@ -88,6 +89,7 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathNote, a.note)
 	handle(mux, pathOrder, a.order)
 	handle(mux, pathProbe, a.probed)
+	handle(mux, pathWho, a.who)
 	handle(mux, pathSeen, a.seenHere.tell)
 	if l.host != nil {
 		mux.Handle(pathReplica, l.host.Source)
@@ -177,7 +179,7 @@ func (l *loop) sendRenewal(ctx context.Context, a lease.SendRenewal) {
 		return
 	}
 	l.inflight++
-	req := renewRequest{Machine: l.host.Machine, Term: a.Term, Epoch: a.Epoch, Serving: l.holder.Phase() == lease.Master}
+	req := renewRequest{Machine: l.machine, Term: a.Term, Epoch: a.Epoch, Serving: l.holder.Phase() == lease.Master}
 	if req.Serving {
 		req.Trouble, req.TroubleFor, req.Grace = l.trouble()
 	}
@@ -237,7 +239,7 @@ func (l *loop) sendReport(ctx context.Context, now lease.Time) {
 }
 
 func (l *loop) release(ctx context.Context, a lease.Release) error {
-	_, err := toArbiter(ctx, l, pathRelease, releaseRequest{Term: a.Term, Machine: l.host.Machine, Why: a.Why, To: a.To, Automatic: a.Automatic},
+	_, err := toArbiter(ctx, l, pathRelease, releaseRequest{Term: a.Term, Machine: l.machine, Why: a.Why, To: a.To, Automatic: a.Automatic},
 		func(ctx context.Context, from string, in releaseRequest) (empty, error) {
 			l.post(ctx, lease.ReleaseAsked{From: from, Machine: in.Machine, Term: in.Term, Why: in.Why, To: in.To, Automatic: in.Automatic})
 			return empty{}, nil

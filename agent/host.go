@@ -22,9 +22,7 @@ type Host struct {
 	Follower     Follower
 	Source       http.Handler // serves the datastore and the identity to standbys
 	LeaseNote    LeaseNote
-	// Machine tells this board from another with a copy of its SD card; never 0.
-	Machine uint64
-	Guard   Guard // nil: nobody kills for us
+	Guard        Guard // nil: nobody kills for us
 	// Restarting says whether who stops the agent starts it again at once, as an
 	// upgrade does: then the control plane is left alone. nil: never.
 	Restarting func(ctx context.Context) bool

@@ -42,12 +42,7 @@ func realHost(h HostConfig) (*Host, error) {
 		LeaseCommand: "/usr/bin/relevo lease held", DropInDir: "/etc/systemd/system", Log: h.Log,
 	})
 	source, follower, data := DataParts(h)
-	machine, err := machineOf("/", h.Interface)
-	if err != nil {
-		return nil, err
-	}
 	host := &Host{
-		Machine:      machine,
 		ControlPlane: units, Data: data, Follower: follower, Source: source,
 		API:        NewAPI(c.ControlPlane.API, h.Node),
 		LeaseNote:  &LeaseNoteFile{Path: leasefile.DefaultPath, Node: h.Node, TTL: h.Config.LeaseTTL, Units: c.ControlPlane.Units},

@@ -21,6 +21,7 @@ import (
 // [loop.post] and [loop.view].
 type loop struct {
 	node    string
+	machine uint64
 	base    context.Context // of run: what serves others must not end with their request
 	tm      lease.Timings
 	clock   Clock

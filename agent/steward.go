@@ -38,11 +38,12 @@ const (
 	tagVoter     = "w"
 	tagRole      = "r"
 	tagTerm      = "t"
+	tagMachine   = "m"
 	tagAPI       = "a" // address:port of the API, while this host serves it
 )
 
 func (a *agent) tags() map[string]string {
-	t := map[string]string{tagVersion: a.opts.Version, tagPeerPort: strconv.Itoa(a.cfg.Peer.Port), tagRole: string(a.role())}
+	t := map[string]string{tagVersion: a.opts.Version, tagPeerPort: strconv.Itoa(a.cfg.Peer.Port), tagRole: string(a.role()), tagMachine: a.machineTag()}
 	if a.cfg.Candidate != nil {
 		t[tagCandidate] = "1"
 	}
@@ -190,7 +191,7 @@ func (a *agent) candidate(now lease.Time) lease.Candidate {
 	own := a.journal.Own()
 	h := a.loop.holder
 	c := lease.Candidate{
-		Node: a.cfg.Node, Machine: a.host.Machine, Running: h.Active(), Priority: a.live.Load().Candidate.Priority, Never: a.live.Load().Candidate.Never,
+		Node: a.cfg.Node, Machine: a.machine, Running: h.Active(), Priority: a.live.Load().Candidate.Priority, Never: a.live.Load().Candidate.Never,
 		Revision: uint64(max(0, pos.Revision)), FreshAge: -1, OwnRevision: a.ownRev.Load(), Founder: a.founder,
 	}
 	if pos.FreshAt > 0 {
@@ -237,6 +238,9 @@ func (a *agent) steward(ctx context.Context) error {
 		}
 		if err := a.pool.SetTags(a.tags()); err != nil && ctx.Err() == nil {
 			a.log.Warn("tags not gossiped", "err", err)
+		}
+		if err := a.foundTwin(); err != nil {
+			return err
 		}
 		a.readdress()
 		a.announce()

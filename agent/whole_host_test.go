@@ -59,7 +59,7 @@ func (h *testHost) boot() {
 	h.mu.Unlock()
 	h.w.tell("%s boots", h.name)
 	done := make(chan error, 1)
-	a := newAgent(h.cfg, Options{Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Probe: h.probe, Fence: h.w.device})
+	a := newAgent(h.cfg, Options{Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Probe: h.probe, Fence: h.w.device})
 	if err := a.build(ctx); err != nil {
 		h.w.t.Fatalf("build the agent of %s: %v", h.name, err)
 	}
@@ -208,7 +208,6 @@ func (h *testHost) deaf() {
 
 func (h *testHost) real(hc HostConfig) (*Host, error) {
 	return &Host{
-		Machine:      uint64(len(h.ip))<<8 + uint64(h.ip[len(h.ip)-1]),
 		ControlPlane: (*testPlane)(h), Data: (*testData)(h), API: (*testAPI)(h), LeaseNote: (*testNote)(h), Guard: (*testGuard)(h),
 		Follower: &testFollower{h, hc}, Source: &testSource{h, hc},
 		Prepare: func(context.Context) error { return nil },

@@ -258,6 +258,26 @@ func (p *Pool) Lookup(node string) (addr string, ok bool) {
 	return "", false
 }
 
+// Known are the names of the members met in this life or an earlier one.
+func (p *Pool) Known() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []string
+	for _, k := range p.peers.peers {
+		out = append(out, k.node)
+	}
+	return out
+}
+
+// Rival is the address of another host that claims this host's name, if it has done so
+// for long enough to be real.
+func (p *Pool) Rival() (addr string, ok bool) {
+	if p.names.err() == nil {
+		return "", false
+	}
+	return p.names.rival()
+}
+
 // SetTags replaces this member's tags. Their encoded size is bounded by [MaxTags];
 // the error names it, and the old ones stay. It does not wait: the gossip is sent
 // by Run, and only if something changed.

@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"math/big"
 	"net"
@@ -69,7 +70,10 @@ func runAgent(ctx context.Context, dir string) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Log.Level}))
 	root := filepath.Dir(dir)
-	opts := agent.Options{Version: "demo", Log: log, ConfigPath: filepath.Join(dir, "relevo.yaml")}
+	// All of them are this machine, and pretend not to be.
+	machine := fnv.New64a()
+	machine.Write([]byte(dir))
+	opts := agent.Options{Version: "demo", Log: log, ConfigPath: filepath.Join(dir, "relevo.yaml"), Machine: machine.Sum64() | 1}
 	if c := cfg.Candidate; c != nil {
 		opts.Host = demoHost(dir, "standin", c.ControlPlane.Datastore.Path, strings.TrimPrefix(c.ControlPlane.API.URL, "https://"),
 			filepath.Join(dir, "pki-kubernetes", "api.crt"), filepath.Join(dir, "pki-kubernetes", "api.key"), filepath.Join(root, "token"))

@@ -37,6 +37,7 @@ type cluster struct {
 
 type options struct {
 	ttl   time.Duration  // of the lease; 0 = default
+	card  int            // size of each host's card in MB; 0 = large
 	extra string         // more lines of configuration, for all
 	hosts func(*cluster) // called when the hosts have booted
 	bare  func(*node)    // called with n1 when its control plane runs and relevo is not there yet
@@ -61,7 +62,7 @@ func ok(t *testing.T, err error) {
 func newCluster(t *testing.T, o options) *cluster {
 	t.Helper()
 	deb := debFile(t, version)
-	lab := hosts.NewLab(t, hosts.Options{})
+	lab := hosts.NewLab(t, hosts.Options{CardMB: o.card})
 	c := &cluster{t: t, lab: lab}
 	hs, err := lab.AddHosts(t.Context(), "n1", "n2", "n3", "n4")
 	ok(t, err)

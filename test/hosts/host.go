@@ -26,7 +26,7 @@ type Host struct {
 
 	lab    *Lab
 	number int
-	dir    string // upper, work, root and console.log, in the lab's mount namespace
+	dir    string // card, root and console.log, in the lab's mount namespace
 	cgroup string // of everything the host runs, in the lab's mount namespace
 
 	mu   sync.Mutex

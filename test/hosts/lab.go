@@ -32,6 +32,9 @@ type Options struct {
 	Out io.Writer
 	// BootTimeout is how long a host may take to boot; 0: 60 s (it takes 1 to 3 s).
 	BootTimeout time.Duration
+	// CardMB is the size of each host's card; 0 = as large as this machine's disk. Only a
+	// card of its own can be full, or fail.
+	CardMB int
 }
 
 // Lab is a set of hosts on one bridge. Its methods may be called from several
@@ -178,11 +181,10 @@ func (l *Lab) addHost(ctx context.Context, name string) (*Host, error) {
 		Name: name, lab: l, number: n, IP: netip.AddrFrom4([4]byte{10, 77, 0, byte(n)}),
 		dir: filepath.Join(l.Dir, name), cgroup: "/sys/fs/cgroup/" + l.name + "/" + name,
 	}
-	script := `set -e
-mkdir "$1" "$1/upper" "$1/work" "$1/root"
-mount -t overlay rlv-"$2" -o lowerdir="$3",upperdir="$1/upper",workdir="$1/work" "$1/root"
-mkdir "$4" "$4/init" "$4/run"`
-	if _, err := l.sh(ctx, script, h.dir, name, l.base, h.cgroup); err != nil {
+	if err := h.mountCard(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := l.sh(ctx, `mkdir "$1" "$1/init" "$1/run"`, h.cgroup); err != nil {
 		return nil, err
 	}
 	l.hosts = append(l.hosts, h)

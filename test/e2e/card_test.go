@@ -1,0 +1,127 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"relevo.dev/relevo/test/hosts"
+)
+
+// TestCard: SD cards that are full, and that go read-only at the first error. Whatever
+// becomes of the mastership, nobody else may hold it, and what was acknowledged is there.
+func TestCard(t *testing.T) {
+	c := newCluster(t, options{card: 400, extra: "max_failovers: 100\n"})
+	n4 := c.nodes[3]
+	w := c.startWriter(n4, "card")
+	w.waitFor(t, 30, time.Minute)
+
+	fill := func(t *testing.T, n *node) {
+		t.Helper()
+		_, _ = n.Script(within(t, time.Minute), "dd if=/dev/zero of=/fill bs=1M 2>/dev/null; dd if=/dev/zero of=/fill2 bs=1k 2>/dev/null; sync")
+		out, err := n.Script(within(t, 10*time.Second), "df --output=avail / | tail -1")
+		ok(t, err)
+		if strings.TrimSpace(out) != "0" {
+			t.Fatalf("%s still has %s kB", n.Name, out)
+		}
+	}
+	free := func(t *testing.T, n *node) {
+		t.Helper()
+		_, err := n.Run(within(t, time.Minute), "rm", "-f", "/fill", "/fill2")
+		ok(t, err)
+	}
+
+	c.run("the card of an arbiter is full", func(t *testing.T) {
+		c.waitSteady(time.Minute)
+		s, err := n4.status(within(t, 10*time.Second))
+		ok(t, err)
+		a := c.node(s.Quorum.Leader)
+		fill(t, a)
+		_, err = n4.Run(within(t, 2*time.Minute), "relevo", "step-down", "--why", "test")
+		t.Logf("step-down with an arbiter that cannot write: %v", err)
+		c.rest(t, 5*time.Second)
+		free(t, a)
+		c.waitReady(2*time.Minute, "", 0)
+		w.waitFor(t, 30, time.Minute)
+	})
+
+	c.run("the card of a standby is full", func(t *testing.T) {
+		c.waitSteady(time.Minute)
+		m := c.mustMaster()
+		sb := c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n != m })]
+		fill(t, sb)
+		ok(t, hosts.Until(within(t, 2*time.Minute), sb.Name+" not to be ready", func(ctx context.Context) error {
+			s, err := n4.status(ctx)
+			if err != nil {
+				return err
+			}
+			for _, st := range s.Standbys {
+				if st.Node == sb.Name && !st.Ready {
+					t.Logf("%s: %s", sb.Name, st.Why)
+					return nil
+				}
+			}
+			return fmt.Errorf("%+v", s.Standbys)
+		}))
+		free(t, sb)
+		c.readyStandby(t, sb)
+	})
+
+	c.run("the card of the master is full", func(t *testing.T) {
+		c.waitSteady(time.Minute)
+		m := c.mustMaster()
+		s, err := n4.status(within(t, 10*time.Second))
+		ok(t, err)
+		fill(t, m)
+		// It leaves while it can, or a person makes it.
+		next := c.waitMasterOf(3*time.Minute, n4, s.Term+1)
+		w.waitFor(t, 30, time.Minute)
+		free(t, m)
+		c.waitReady(2*time.Minute, next, s.Term+1)
+		c.readyStandby(t, m)
+	})
+
+	c.run("the card of the master goes read-only", func(t *testing.T) {
+		c.waitSteady(time.Minute)
+		m := c.mustMaster()
+		s, err := n4.status(within(t, 10*time.Second))
+		ok(t, err)
+		ok(t, m.CardFails(within(t, 10*time.Second)))
+		next := c.waitMasterOf(3*time.Minute, n4, s.Term+1)
+		w.waitFor(t, 30, time.Minute)
+		ok(t, m.PowerCut(within(t, 30*time.Second)))
+		ok(t, m.RepairCard(within(t, time.Minute)))
+		ok(t, m.Boot(within(t, time.Minute)))
+		c.waitReady(2*time.Minute, next, s.Term+1)
+		c.readyStandby(t, m)
+	})
+
+	c.run("nothing was lost", func(t *testing.T) {
+		w.end()
+		if lost := c.check(w, n4); len(lost) > 0 {
+			t.Errorf("%d acknowledged writes are lost", len(lost))
+		}
+	})
+}
+
+// readyStandby waits until a host is a ready standby, as the voter sees it.
+func (c *cluster) readyStandby(t *testing.T, n *node) {
+	t.Helper()
+	ok(t, hosts.Until(within(t, 2*time.Minute), n.Name+" to be a ready standby", func(ctx context.Context) error {
+		s, err := c.nodes[3].status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, st := range s.Standbys {
+			if st.Node == n.Name && st.Ready {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", s.Standbys)
+	}))
+}
