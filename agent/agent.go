@@ -160,7 +160,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	}
 	a.addr.Store(&addr)
 	if a.machine = a.opts.Machine; a.machine == 0 {
-		if a.machine, err = machineOf("/", ifname); err != nil {
+		if a.machine, err = machineOf("/", macOf(ifname, addr)); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,16 +18,19 @@ import (
 // tree), the UUID of a PC (DMI, for root), and the address of the network interface. A
 // board whose interface is exchanged is another machine: then it waits for the lease as
 // another host would. root is "/" but in tests. Never 0.
-func machineOf(root, ifname string) (uint64, error) {
+func machineOf(root string, mac net.HardwareAddr) (uint64, error) {
 	h := sha256.New()
 	found := 0
-	for _, p := range []string{"proc/device-tree/serial-number", "sys/class/dmi/id/product_uuid", "sys/class/net/" + ifname + "/address"} {
-		text := readShort(filepath.Join(root, p))
-		if strings.Trim(text, "0-: ") == "" {
+	for _, s := range []struct{ what, text string }{
+		{"serial", readShort(filepath.Join(root, "proc/device-tree/serial-number"))},
+		{"uuid", readShort(filepath.Join(root, "sys/class/dmi/id/product_uuid"))},
+		{"mac", mac.String()}, // not from /sys, which may show another network than ours
+	} {
+		if strings.Trim(s.text, "0-: ") == "" {
 			continue // not there, or nobody filled it in
 		}
 		found++
-		fmt.Fprintf(h, "%s=%s\n", p, text)
+		fmt.Fprintf(h, "%s=%s\n", s.what, s.text)
 	}
 	if found == 0 {
 		return 0, errors.New("this machine has no serial number, no UUID and no network address by which it could be told from a copy of its disk: is `interface` right?")
@@ -46,4 +51,25 @@ func readShort(path string) string {
 		return ""
 	}
 	return strings.Trim(string(b[:n]), " \t\r\n\x00")
+}
+
+// macOf is the hardware address of an interface, or of the one that has addr if it has no
+// name; nil if there is none.
+func macOf(ifname string, addr netip.Addr) net.HardwareAddr {
+	all, _ := net.Interfaces()
+	for _, i := range all {
+		if i.Name == ifname {
+			return i.HardwareAddr
+		}
+		if ifname != "" {
+			continue
+		}
+		has, _ := i.Addrs()
+		for _, h := range has {
+			if p, err := netip.ParsePrefix(h.String()); err == nil && p.Addr().Unmap() == addr {
+				return i.HardwareAddr
+			}
+		}
+	}
+	return nil
 }

@@ -16,14 +16,14 @@ import (
 // TestCard: SD cards that are full, and that go read-only at the first error. Whatever
 // becomes of the mastership, nobody else may hold it, and what was acknowledged is there.
 func TestCard(t *testing.T) {
-	c := newCluster(t, options{card: 400, extra: "max_failovers: 100\n"})
+	c := newCluster(t, options{card: 1500, extra: "max_failovers: 100\n"})
 	n4 := c.nodes[3]
 	w := c.startWriter(n4, "card")
 	w.waitFor(t, 30, time.Minute)
 
 	fill := func(t *testing.T, n *node) {
 		t.Helper()
-		_, _ = n.Script(within(t, time.Minute), "dd if=/dev/zero of=/fill bs=1M 2>/dev/null; dd if=/dev/zero of=/fill2 bs=1k 2>/dev/null; sync")
+		_, _ = n.Script(within(t, time.Minute), "fallocate -l $(df --output=avail -B1 / | tail -1) /fill; dd if=/dev/zero of=/fill2 bs=1k 2>/dev/null; sync")
 		out, err := n.Script(within(t, 10*time.Second), "df --output=avail / | tail -1")
 		ok(t, err)
 		if strings.TrimSpace(out) != "0" {
