@@ -145,17 +145,12 @@ type answer struct {
 }
 
 func (a *answer) position(ctx context.Context, tx *sql.Tx) error {
-	n, err := readNotes(ctx, tx)
+	p, err := readWhole(ctx, tx)
 	if err != nil {
 		return err
 	}
-	var b Batch
-	if err := readPosition(ctx, tx, &b); err != nil {
-		return err
-	}
-	// Where the newest rows were tombstones, the mark may be above the newest row.
-	a.reply.Head, a.reply.Compact = max(b.Head, b.Compact), b.Compact
-	a.reply.Partial = n.Cluster != "" && !n.Complete
+	a.reply.Head, a.reply.Compact = p.Head, p.Compact
+	a.reply.Partial = p.Notes.Cluster != "" && !p.Notes.Complete
 	return nil
 }
 
