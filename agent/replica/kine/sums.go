@@ -86,7 +86,8 @@ type RowSum struct {
 	Digest   Digest `json:"digest"`
 }
 
-func (q Query) valid() error {
+// Valid says whether a query can be answered.
+func (q Query) Valid() error {
 	if q.At < 0 || q.After < 0 || q.UpTo < q.After || q.Parts < 0 || q.Parts > MaxParts {
 		return fmt.Errorf("a query for the revisions from %d to %d in %d parts at %d is malformed", q.After, q.UpTo, q.Parts, q.At)
 	}
@@ -102,7 +103,7 @@ func (q Query) bound(i int) int64 {
 // Answer answers a query in many short transactions, so that neither a writer
 // nor a compaction waits for it; memory does not grow with the range.
 func (r *Reader) Answer(ctx context.Context, q Query) (Reply, error) {
-	if err := q.valid(); err != nil {
+	if err := q.Valid(); err != nil {
 		return Reply{}, err
 	}
 	a := answer{q: q, h: sha256.New()}
