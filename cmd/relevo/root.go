@@ -81,7 +81,7 @@ func newRootCommand(a *app) *cobra.Command {
 		{"ask", []*cobra.Command{newStatusCommand(a), newMembersCommand(a), newServicesCommand(a), newHealthCommand(a), newHistoryCommand(a), newExplainCommand(a)}},
 		{"act", newOrderCommands(a)},
 		{"build", []*cobra.Command{newInitCommand(), newInviteCommand(), newJoinCommand()}},
-		{"host", []*cobra.Command{newAgentCommand(a), newConfigCommand(a), newLeaseCommand(), newFenceCommand(), newDoctorCommand(a), newVersionCommand(a)}},
+		{"host", []*cobra.Command{newAgentCommand(a), newConfigCommand(a), newLeaseCommand(), newFenceCommand(), newDoctorCommand(a), newDiffLostCommand(a), newVersionCommand(a)}},
 	} {
 		for _, c := range g.cmds {
 			c.GroupID = g.id

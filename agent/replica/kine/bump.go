@@ -19,7 +19,7 @@ const pruneBudget = 500 * time.Millisecond
 
 // Bumped says what Bump did.
 type Bumped struct {
-	From   int64 // newest revision before
+	From   int64 // revision up to which the log was whole before
 	To     int64 // newest revision after; everything before it is compacted
 	Pruned int64 // superseded rows removed; the rest is left lying
 }
@@ -104,7 +104,10 @@ func bump(ctx context.Context, tx *sql.Tx, term uint64, gap int64) (Bumped, erro
 	if len(p.Compacts) == 0 {
 		return Bumped{}, fmt.Errorf("no row %s in it: the copy is not complete", CompactKey)
 	}
-	to := max(p.Head, p.Seq, p.Compact) + gap
+	// Everything up to here has been seen: the newest rows may have been
+	// tombstones that were compacted away again.
+	from := max(p.Head, p.Seq, p.Compact)
+	to := from + gap
 	row := gapRow(to)
 	if _, err := tx.ExecContext(ctx, `INSERT INTO kine(`+rowColumns+`) VALUES(?,?,?,?,?,?,?,NULL,NULL)`,
 		row.ID, row.Name, row.Created, row.Deleted, row.CreateRevision, row.PrevRevision, row.Lease); err != nil {
@@ -114,11 +117,11 @@ func bump(ctx context.Context, tx *sql.Tx, term uint64, gap int64) (Bumped, erro
 		return Bumped{}, err
 	}
 	notes.Bumped = term
-	notes.Forks = append(notes.Forks, Fork{Term: term, From: p.Head, Gap: to})
+	notes.Forks = append(notes.Forks, Fork{Term: term, From: from, Gap: to})
 	if err := writeNotes(ctx, tx, notes); err != nil {
 		return Bumped{}, err
 	}
-	return Bumped{From: p.Head, To: to}, nil
+	return Bumped{From: from, To: to}, nil
 }
 
 // pruneSuperseded deletes what kine's own compaction up to upTo would delete,

@@ -17,6 +17,7 @@
 //   - Copy is the standby's side: the only writer of its own database, which is
 //     itself a valid kine database.
 //   - Verify, Aside, Install and Bump turn a copy into the live datastore.
+//   - Compare finds where two databases differ, by checksums of ranges.
 //
 // Versions: kine 0.11 to 0.17 are recognised (see Schema); anything else is
 // refused with a message that says what was found.

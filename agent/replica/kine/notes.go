@@ -14,12 +14,13 @@ type Notes struct {
 	Cluster   string
 	Term      uint64 // term of the master that the copy last heard
 	Complete  bool   // the first copy reached the master's newest revision
-	Forks     []Fork // promotions in this history, oldest first, newest maxForks
+	Forks     []Fork // promotions in this history, oldest first, the newest MaxForks
 	Installed uint64 // term whose promotion put this file in place
 	Bumped    uint64 // term whose promotion jumped the revision
 }
 
-const maxForks = 16
+// MaxForks is how many promotions are remembered.
+const MaxForks = 16
 
 const notesTable = `CREATE TABLE IF NOT EXISTS relevo (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID`
 
@@ -91,7 +92,7 @@ func writeNotes(ctx context.Context, q querier, n Notes) error {
 // formatForks writes term:from:gap, space separated.
 func formatForks(forks []Fork) string {
 	var b strings.Builder
-	for _, f := range forks[max(0, len(forks)-maxForks):] {
+	for _, f := range forks[max(0, len(forks)-MaxForks):] {
 		fmt.Fprintf(&b, "%d:%d:%d ", f.Term, f.From, f.Gap)
 	}
 	return strings.TrimSpace(b.String())
@@ -101,7 +102,7 @@ func parseForks(s string) ([]Fork, error) {
 	var forks []Fork
 	for _, w := range strings.Fields(s) {
 		p := strings.Split(w, ":")
-		if len(p) != 3 || len(forks) == maxForks {
+		if len(p) != 3 || len(forks) == MaxForks {
 			return nil, fmt.Errorf("malformed list of promotions")
 		}
 		term, err1 := strconv.ParseUint(p[0], 10, 64)

@@ -2,21 +2,17 @@ package kine
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// Keep is how many datastores that were moved aside are kept.
-const Keep = 2
 
 // Info is what Verify found in a database.
 type Info struct {
@@ -93,8 +89,8 @@ func CheckSpace(copyPath, dst string) error {
 }
 
 // Aside moves the datastore at path (database, WAL, shared memory) to
-// `<path>.relevo-aside-<term>-<n>`, and removes all but the newest Keep of
-// those. It returns where the datastore lies, "" if there was none.
+// `<path>.relevo-aside-<term>-<n>`, and removes older ones (see KeepTerms). It
+// returns where the datastore lies, "" if there was none.
 //
 // It may be called again after a crash at any point: it finishes a move that
 // was begun, and leaves a datastore alone that Install has put there for the
@@ -150,71 +146,6 @@ func installedFor(ctx context.Context, path string, term uint64) bool {
 	defer db.Close()
 	n, err := readNotes(ctx, db)
 	return err == nil && term != 0 && n.Installed == term
-}
-
-type aside struct {
-	path string
-	term uint64
-	n    int
-}
-
-// Asides lists the datastores that were moved aside from path, oldest first.
-func Asides(path string) ([]string, error) {
-	list, err := asides(path)
-	paths := make([]string, len(list))
-	for i, a := range list {
-		paths[i] = a.path
-	}
-	return paths, err
-}
-
-// asides are ordered by term and number: the clock of a Pi may say 1970.
-func asides(path string) ([]aside, error) {
-	entries, err := os.ReadDir(filepath.Dir(path))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var list []aside
-	for _, e := range entries {
-		rest, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+".relevo-aside-")
-		if !ok {
-			continue
-		}
-		t, n, _ := strings.Cut(rest, "-")
-		term, err1 := strconv.ParseUint(t, 10, 64)
-		num, err2 := strconv.Atoi(n)
-		if err1 == nil && err2 == nil {
-			list = append(list, aside{filepath.Join(filepath.Dir(path), e.Name()), term, num})
-		}
-	}
-	slices.SortFunc(list, func(a, b aside) int {
-		if a.term != b.term {
-			if a.term < b.term {
-				return -1
-			}
-			return 1
-		}
-		return a.n - b.n
-	})
-	return list, nil
-}
-
-func prune(path string) error {
-	list, err := asides(path)
-	if err != nil {
-		return err
-	}
-	for _, a := range list[:max(0, len(list)-Keep)] {
-		for _, suffix := range []string{"-shm", "-wal", ""} {
-			if err := os.Remove(a.path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return fmt.Errorf("remove an old datastore: %w", err)
-			}
-		}
-	}
-	return nil
 }
 
 // Install puts the copy at dst, where Aside has made room, with the owner and
@@ -298,23 +229,37 @@ func seal(ctx context.Context, path string, term uint64) error {
 	return closeWhole(ctx, path, db)
 }
 
+// readersLeave is how long closeWhole waits for somebody who only reads, such
+// as `relevo diff-lost`, which holds the database for moments.
+const readersLeave = time.Second
+
 // closeWhole checkpoints everything, closes, and makes sure that no WAL is
 // left: from here on the database is its one file, on disk.
-func closeWhole(ctx context.Context, path string, db interface {
-	querier
-	io.Closer
-}) error {
-	if err := checkpoint(ctx, db, "TRUNCATE"); err != nil {
-		return err
+func closeWhole(ctx context.Context, path string, db *sql.DB) error {
+	for begin := time.Now(); ; {
+		if err := checkpoint(ctx, db, "TRUNCATE"); err != nil {
+			return errors.Join(err, db.Close())
+		}
+		if err := db.Close(); err != nil {
+			return err
+		}
+		// The last connection takes the WAL away when it closes, if it may write.
+		if _, err := os.Stat(path + "-wal"); err != nil {
+			return syncFile(path)
+		}
+		if time.Since(begin) > readersLeave {
+			return fmt.Errorf("%s-wal is still there: somebody else has the database open", path)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(readersLeave / 20):
+		}
+		var err error
+		if db, err = openReadWrite(ctx, path, false, "synchronous(FULL)"); err != nil {
+			return err
+		}
 	}
-	if err := db.Close(); err != nil {
-		return err
-	}
-	// The last connection takes the WAL away when it closes.
-	if _, err := os.Stat(path + "-wal"); err == nil {
-		return fmt.Errorf("%s-wal is still there: somebody else has the database open", path)
-	}
-	return syncFile(path)
 }
 
 // likeOld looks up owner and mode of the newest datastore moved aside from dst.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -167,6 +168,89 @@ func TestInstallRefusesAnOpenCopy(t *testing.T) {
 	}
 	if _, err := os.Stat(path); err != nil {
 		t.Fatal("the copy is gone:", err)
+	}
+}
+
+// TestInstallWaitsForAReader: somebody who only looks at the copy for a moment
+// does not spoil a promotion, also if he is the last to close it.
+func TestInstallWaitsForAReader(t *testing.T) {
+	dir := t.TempDir()
+	_, path := newCopy(t, dir)
+	n := kinetest.New(t, path, false)
+	last := n.Put("/x", "in the WAL")
+	r := mustReader(t, path)
+	n.DB.Close()
+	left := make(chan error, 1)
+	go func() {
+		for {
+			if fi, err := os.Stat(path + "-wal"); err != nil || fi.Size() == 0 { // the checkpoint is done
+				left <- r.Close()
+				return
+			}
+			runtime.Gosched()
+		}
+	}()
+	dst := filepath.Join(dir, "kine", "state.db")
+	if err := Install(t.Context(), path, dst, 3); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-left; err != nil {
+		t.Fatal(err)
+	}
+	if info, err := Verify(t.Context(), dst, true); err != nil || info.MaxID != last {
+		t.Fatalf("%+v, %v", info, err)
+	}
+}
+
+func TestSurplus(t *testing.T) {
+	for _, tt := range []struct{ name, have, gone string }{
+		{"nothing", "", ""},
+		{"two terms", "3-1:9 8-1:9", ""},
+		{"three terms", "3-1:9 8-1:9 12-1:9", "3-1"},
+		{"the first and the last of a term", "8-1:9 8-2:9 8-3:9 12-1:9 12-2:9", "8-2"},
+		{"the newest is kept, however large", "8-1:9 12-1:900", "8-1"},
+		{"the oldest goes first", "8-1:50 8-2:40 12-1:30 12-2:20", "8-1"},
+		{"a small one fits beside", "8-1:20 8-2:90 12-1:80", "8-2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var list []aside
+			for _, f := range strings.Fields(tt.have) {
+				var a aside
+				if _, err := fmt.Sscanf(f, "%d-%d:%d", &a.term, &a.n, &a.bytes); err != nil {
+					t.Fatal(err)
+				}
+				list = append(list, a)
+			}
+			var gone []string
+			for _, a := range surplus(list, 100) {
+				gone = append(gone, fmt.Sprintf("%d-%d", a.term, a.n))
+			}
+			if got := strings.Join(gone, " "); got != tt.gone {
+				t.Fatalf("%q, want %q", got, tt.gone)
+			}
+		})
+	}
+}
+
+// TestForkAfterCompactedTombstones: where the newest rows were tombstones that
+// are compacted away, a second standby that still has them is not cut off.
+func TestForkAfterCompactedTombstones(t *testing.T) {
+	w := kinetest.New(t, filepath.Join(t.TempDir(), "state.db"), false)
+	w.Put("/registry/a", "1")
+	w.Delete("/registry/a")
+	head := w.Head()
+	w.Compact(head)
+	if w.Head() == head {
+		t.Fatal("the test wants the newest row gone")
+	}
+	w.DB.Close()
+	b, err := Bump(t.Context(), w.Path, 2, Gap)
+	if err != nil || b.From != head || b.To != head+Gap {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	forks, err := mustReader(t, w.Path).Forks(t.Context())
+	if err != nil || len(forks) != 1 || forks[0].Contains(head) || !forks[0].Contains(head+1) {
+		t.Fatalf("%+v, %v", forks, err)
 	}
 }
 

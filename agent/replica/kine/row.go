@@ -98,7 +98,7 @@ type Anchor struct {
 // another master, and has rows that were lost in the change.
 type Fork struct {
 	Term uint64
-	From int64 // newest revision that the promoted copy had
+	From int64 // revision up to which the promoted copy had everything
 	Gap  int64 // revision from which it went on
 }
 

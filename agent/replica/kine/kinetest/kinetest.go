@@ -34,7 +34,7 @@ type Writer struct {
 	dead map[string]bool
 }
 
-// New opens or creates the database; old writes like kine 0.11 (compaction
+// New opens or creates the database, and goes on with what is in it; old writes like kine 0.11 (compaction
 // from the beginning, 0 for the create_revision of a create), else like 0.17.
 func New(t testing.TB, path string, old bool) *Writer {
 	t.Helper()
@@ -54,6 +54,24 @@ func New(t testing.TB, path string, old bool) *Writer {
 	if w.Head() == 0 {
 		w.append("compact_rev_key", 1, 0, 0, []byte{})
 		w.Put("/registry/health", `{"health":"true"}`)
+		return w
+	}
+	rows, err := db.Query(`SELECT name, max(id), coalesce(deleted,0) FROM kine WHERE name NOT LIKE 'gap-%' GROUP BY name`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		var id int64
+		var dead bool
+		if err := rows.Scan(&name, &id, &dead); err != nil {
+			t.Fatal(err)
+		}
+		w.last[name], w.dead[name] = id, dead
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
 	}
 	return w
 }
