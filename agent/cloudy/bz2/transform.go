@@ -90,7 +90,11 @@ func moveToFront(in []byte) (syms []uint16, used [256]bool) {
 	zeros := 0
 	flush := func() {
 		for ; zeros > 0; zeros = (zeros - 1) / 2 {
-			syms = append(syms, uint16((zeros-1)%2)) // 1 is A, 2 is B
+			if zeros%2 == 1 {
+				syms = append(syms, runA)
+			} else {
+				syms = append(syms, runB)
+			}
 		}
 	}
 	for _, b := range in {
