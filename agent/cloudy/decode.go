@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -165,10 +164,4 @@ func text(v json.RawMessage) string {
 		return string(v)
 	}
 	return ""
-}
-
-// sorted puts entries into an order of their own.
-func sorted(entries []Entry) []Entry {
-	slices.SortFunc(entries, compare)
-	return entries
 }
