@@ -68,7 +68,8 @@ func Encode(entries []Entry, here Here, limit int) (tag string, left []Left) {
 		if e.Origin == OriginCloudy {
 			continue
 		}
-		s, why := wire(e, here)
+		s := wire(e, here)
+		why := s.unfit()
 		key := service{Type: s.Type, Addr: s.Addr, Port: s.Port}
 		if why == "" && seen[key] {
 			why = "another one has the same type, address and port"
@@ -114,39 +115,50 @@ func Encode(entries []Entry, here Here, limit int) (tag string, left []Left) {
 	return pack(list), left
 }
 
-// wire makes an entry safe to write, or says why it cannot be written.
-func wire(e Entry, here Here) (service, string) {
-	node, cloud := cmp.Or(e.Node, here.Node), cmp.Or(here.Cloud, "guifi")
+// wire makes an entry safe to write. What it does not say is left empty, or said of
+// this host if it is one of ours.
+func wire(e Entry, here Here) service {
 	s := service{
 		Type:        bareType(e.Type),
 		Description: cmp.Or(safe(e.Description, wireText), safe(e.Name, wireText)),
-		Host:        cmp.Or(safe(e.Host, wireText), safe(node, wireText)+"."+safe(cloud, wireText)+".local"),
-		Port:        strconv.Itoa(e.Port),
-		MicroCloud:  cmp.Or(safe(e.MicroCloud, wireText), safe(here.MicroCloud, wireText)),
+		Host:        safe(e.Host, wireText),
+		MicroCloud:  safe(e.MicroCloud, wireText),
 		TXT:         joinTXT(e.TXT, wireTXT),
 	}
-	addr := here.Addr
-	if len(e.Addrs) > 0 {
-		addr = netip.Addr{}
-		for _, a := range e.Addrs {
-			if a = a.Unmap(); a.Is4() && others(a) {
-				addr = a
-				break
-			}
+	if e.Port > 0 {
+		s.Port = strconv.Itoa(e.Port)
+	}
+	for _, a := range e.Addrs {
+		if a = a.Unmap(); a.Is4() && others(a) {
+			s.Addr = a.String()
+			break
 		}
 	}
+	if e.Origin == OriginCloudy {
+		return s
+	}
+	s.Host = cmp.Or(s.Host, safe(cmp.Or(e.Node, here.Node), wireText)+"."+safe(cmp.Or(here.Cloud, defaultCloud), wireText)+".local")
+	s.MicroCloud = cmp.Or(s.MicroCloud, safe(here.MicroCloud, wireText))
+	if len(e.Addrs) == 0 && here.Addr.Is4() {
+		s.Addr = here.Addr.String()
+	}
+	return s
+}
+
+// unfit says why a service cannot be in the list, "" if it can.
+func (s service) unfit() string {
+	port, _ := strconv.Atoi(s.Port)
 	switch {
 	case s.Type == "":
-		return s, "it has no type"
+		return "it has no type"
 	case s.Description == "":
-		return s, "it has no name"
-	case e.Port < 1 || e.Port > 65535:
-		return s, fmt.Sprintf("port %d: 1 to 65535 is allowed", e.Port)
-	case !addr.IsValid():
-		return s, "it has no IPv4 address, and Cloudy knows no other"
+		return "it has no name"
+	case port < 1 || port > 65535:
+		return "it has no port from 1 to 65535"
+	case s.Addr == "":
+		return "it has no IPv4 address, and Cloudy knows no other"
 	}
-	s.Addr = addr.String()
-	return s, ""
+	return ""
 }
 
 // one is an entry and how it is written.

@@ -154,9 +154,9 @@ func TestLeftOut(t *testing.T) {
 	for why, e := range map[string]Entry{
 		"no type":           with(func(e *Entry) { e.Type = "_._tcp" }),
 		"no name":           with(func(e *Entry) { e.Name = "\"<>\x00" }),
-		"port 0":            with(func(e *Entry) { e.Port = 0 }),
-		"port 65536":        with(func(e *Entry) { e.Port = 65536 }),
-		"port -1":           with(func(e *Entry) { e.Port = -1 }),
+		"no port ":          with(func(e *Entry) { e.Port = 0 }),
+		"no port from":      with(func(e *Entry) { e.Port = 65536 }),
+		"no port from 1":    with(func(e *Entry) { e.Port = -1 }),
 		"no IPv4 address":   with(func(e *Entry) { e.Addrs = addrs("2001:db8::1") }),
 		"the same type":     with(func(e *Entry) { e.Name = "y" }),
 		"no IPv4 address, ": with(func(e *Entry) { e.Addrs = addrs("127.0.0.1") }),

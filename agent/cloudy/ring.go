@@ -86,7 +86,7 @@ func (b *Bridge) settings(events chan<- serf.Event) (*serf.Config, error) {
 	c.Logger, c.LogOutput = ml.Logger, nil
 	c.DisableCoordinates = true
 	c.EnableNameConflictResolution = false // it would let a stranger with our name end us
-	c.BroadcastTimeout = 2 * time.Second
+	c.BroadcastTimeout = time.Second       // bounds the end, too; gossip goes on meanwhile
 	c.LeavePropagateDelay = time.Second
 	return c, nil
 }
