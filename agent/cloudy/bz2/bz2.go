@@ -3,8 +3,8 @@
 // ways to divide the text among Huffman tables and keeps the shortest result. The
 // same input always gives the same bytes.
 //
-// The only other writer for Go, github.com/dsnet/compress v0.0.1, makes a list of
-// services a fifth longer than bzip2 itself, and 131 kB of ARMv6 binary.
+// The other writer for Go, github.com/dsnet/compress v0.0.1, makes a list of 15
+// services a quarter longer than bzip2 does, and 107 kB of ARMv6 code.
 package bz2
 
 const (
