@@ -132,12 +132,9 @@ func isIP(s string) bool {
 func (b *Bridge) Publish(entries []Entry) []Left {
 	tag, left := Encode(entries, b.cfg.Here, MaxTag)
 	b.mu.Lock()
-	same := tag == b.tag
 	b.tag, b.left = tag, left
 	b.mu.Unlock()
-	if !same {
-		kick(b.newTag)
-	}
+	kick(b.newTag)
 	return slices.Clone(left)
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,8 +105,25 @@ func inBubble(t *testing.T, f func(t *testing.T)) {
 }
 
 type lab struct {
-	t  *testing.T
-	nw *memnet.Network
+	t       *testing.T
+	nw      *memnet.Network
+	written *atomic.Int32 // how often a bridge has written its tag, changed or not
+}
+
+// written counts what the bridge logs when it writes; other members see a changed
+// tag only.
+type written struct {
+	slog.Handler
+	n *atomic.Int32
+}
+
+func (h written) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h written) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "written") {
+		h.n.Add(1)
+	}
+	return nil
 }
 
 func ip(n int) string { return fmt.Sprint("10.139.40.", n) }
@@ -127,7 +145,7 @@ func (l lab) bridge(n int, join ...string) (b *Bridge, stop func()) {
 		Here:      Here{Node: "pi", MicroCloud: "home", Addr: at},
 		Ours:      func(node string) bool { return node == "relevo-pi-10.139.40.99-5000" },
 		Transport: func(bind string, port int) (memberlist.NodeAwareTransport, error) { return l.nw.NewGossip(bind, port) },
-		Log:       slog.New(slog.DiscardHandler)})
+		Log:       slog.New(written{slog.DiscardHandler, l.written})})
 }
 
 func (l lab) run(cfg BridgeConfig) (b *Bridge, stop func()) {
@@ -172,7 +190,7 @@ const us = "relevo-pi-10.139.40.1-5000"
 
 func TestBridge(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		l := lab{t, memnet.New()}
+		l := lab{t, memnet.New(), new(atomic.Int32)}
 		theirs := map[string]string{tagName: tagOf(`[{"s":"owp","d":"Panel","m":"c1.guifi.local","i":"10.139.40.11","p":"3000","e":"barn","t":""}]`), "extraInfo": "x", "ipfssvc": "y"}
 		c1 := l.node("c1", 11, theirs)
 		c2 := l.node("c2", 12, nil)
@@ -195,15 +213,15 @@ func TestBridge(t *testing.T) {
 		}
 
 		// What did not change is not written.
-		before := c2.counted()
+		before, writes := c2.counted(), l.written.Load()
 		for range 10 {
 			list[0], list[2] = list[2], list[0]
 			b.Publish(list)
 			b.Publish(append(b.Entries(), list...))
 			time.Sleep(time.Minute)
 		}
-		if n := c2.counted() - before; n != 0 {
-			t.Errorf("an unchanged list was written %d times", n)
+		if n, m := c2.counted()-before, l.written.Load()-writes; n != 0 || m != 0 || writes > 1 {
+			t.Errorf("an unchanged list was written %d times, %d of them seen, and %d times before", m, n, writes)
 		}
 		// What changes all the time is written now and then, and the last word counts.
 		for i := range 40 {
@@ -232,6 +250,12 @@ func TestBridge(t *testing.T) {
 		if got := b.Entries(); !got[0].Since.Equal(first) || !got[1].Since.After(first) {
 			t.Errorf("since %s and %s; the first is known since %s", got[0].Since, got[1].Since, first)
 		}
+		// More than Serf has room for.
+		left := b.Publish(ordinary(40))
+		l.eventually("as many as fit", time.Minute, func() bool {
+			got, err := Decode(c2.tagsOf(us)[tagName], Limits{})
+			return err == nil && len(got) > 10 && len(got)+len(left) == 40 && len(b.Status().Left) == len(left)
+		})
 		// Nothing left to publish: the tag goes.
 		b.Publish(nil)
 		l.eventually("our list is empty", time.Minute, func() bool { got := c2.tagsOf(us); return got != nil && len(got) == 0 })
@@ -253,7 +277,7 @@ func TestBridge(t *testing.T) {
 // TestBridgeHostile: members that carry anything but a list.
 func TestBridgeHostile(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		l := lab{t, memnet.New()}
+		l := lab{t, memnet.New(), new(atomic.Int32)}
 		good := tagOf(`[{"s":"http","d":"ok"}]`)
 		nodes := []*node{l.node("0-good", 10, map[string]string{tagName: good})}
 		for i, tag := range []string{
@@ -287,7 +311,7 @@ func TestBridgeHostile(t *testing.T) {
 // TestBridgeNeverMerges: our own pool is encrypted; neither joins the other.
 func TestBridgeNeverMerges(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		l := lab{t, memnet.New()}
+		l := lab{t, memnet.New(), new(atomic.Int32)}
 		tr, err := l.nw.NewGossip(ip(11), DefaultPort)
 		if err != nil {
 			t.Fatal(err)
@@ -311,7 +335,7 @@ func TestBridgeNeverMerges(t *testing.T) {
 // TestBridgeWaits: for its port and for the ring, and comes back after a cut.
 func TestBridgeWaits(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		l := lab{t, memnet.New()}
+		l := lab{t, memnet.New(), new(atomic.Int32)}
 		taken, err := l.nw.Listen(ip(1) + ":5000")
 		if err != nil {
 			t.Fatal(err)
