@@ -58,7 +58,7 @@ fuzz: ## every fuzzer for FUZZ= (default 1m)
 DEB_ARCHES ?= armhf:arm:6 arm64:arm64: amd64:amd64:
 DIST ?= dist
 
-deb: ## dist/relevo_VERSION_{armhf,arm64,amd64}.deb, reproducible
+deb: ## dist/relevo_VERSION_{armhf,arm64,amd64}.deb and relevo-cloudy, reproducible
 	@rm -rf $(DIST) && mkdir -p $(DIST)/stage
 	@gzip -9nc CHANGELOG.md > $(DIST)/stage/changelog.gz
 	@gzip -9nc packaging/relevo.1 > $(DIST)/stage/relevo.1.gz
@@ -70,6 +70,10 @@ deb: ## dist/relevo_VERSION_{armhf,arm64,amd64}.deb, reproducible
 		$(TOOL) nfpm package -f $$bin.yaml -p deb -t $$out > /dev/null; \
 		echo "built $$out, $$(stat -c %s $$out | numfmt --to=si)B (binary $$(stat -c %s $$bin | numfmt --to=si)B)"; \
 	done
+	@out=$(DIST)/relevo-cloudy_$(VERSION)_all.deb; conf=$(DIST)/stage/relevo-cloudy.yaml; \
+		sed -e "s|\$${VERSION}|$(VERSION)|; s|\$${MTIME}|$(MTIME)|; s|\$${STAGE}|$(DIST)/stage|" packaging/cloudy/nfpm.yaml > $$conf; \
+		$(TOOL) nfpm package -f $$conf -p deb -t $$out > /dev/null; \
+		echo "built $$out, $$(stat -c %s $$out | numfmt --to=si)B"
 
 clean: ## remove what was built
 	@rm -rf bin dist

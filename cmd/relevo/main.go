@@ -12,13 +12,19 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], &app{
+	a := &app{
 		stdout: os.Stdout,
 		stderr: os.Stderr,
 		now:    time.Now,
 		env:    os.Getenv,
 		screen: terminal(os.Stdout),
-	})
+	}
+	code := 0
+	if calledAs(os.Args[0], avahiPS) {
+		code = runAvahiPS(ctx, os.Args[1:], a, "")
+	} else {
+		code = run(ctx, os.Args[1:], a)
+	}
 	stop()
 	os.Exit(code)
 }
