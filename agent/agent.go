@@ -47,6 +47,8 @@ type Options struct {
 	Host  func(h HostConfig) (*Host, error) // nil = the real one
 	Net   *Net                              // nil = the real one
 	Clock Clock                             // nil = CLOCK_BOOTTIME
+	// Exit ends the process of an agent that hangs; nil = os.Exit.
+	Exit func(code int)
 	// Machine tells this machine from any other; 0 = what the hardware says.
 	Machine uint64
 	// Probe asks the API at address:port through the network; nil = https.
@@ -351,6 +353,7 @@ func (s raftStream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn
 // run starts every part and waits for all of them.
 func (a *agent) run(ctx context.Context) error {
 	active := false
+	a.turned.Store(int64(a.clock()))
 	if a.host != nil {
 		var err error
 		if active, err = a.prepareHost(ctx); err != nil {
@@ -384,6 +387,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })
 	g.Go(func() error { return a.probes(ctx) })
+	g.Go(func() error { return a.endIfHung(ctx) })
 	g.Go(func() error { return a.reloads(ctx) })
 	if a.host != nil {
 		g.Go(func() error { return a.worker.run(ctx, !active) })

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"relevo.dev/relevo/agent/lease"
@@ -69,5 +70,32 @@ func (a *agent) watchAPI(ctx context.Context) error {
 			a.trouble.Store(now)
 		}
 		a.apiErr.Store(&text)
+	}
+}
+
+// hungFor, in TTLs, is how long the loop may stand still before the agent ends itself.
+const hungFor = 3
+
+// endIfHung ends an agent whose loop stands still. systemd's watchdog is quicker, but it
+// does not look at a unit that has not said yet that it is ready, as after a restart in
+// the middle of a blackout. The fence looks after what runs.
+func (a *agent) endIfHung(ctx context.Context) error {
+	t := time.NewTicker(a.cfg.LeaseTTL)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		if still := a.clock() - lease.Time(a.turned.Load()); still > hungFor*a.cfg.LeaseTTL {
+			a.log.Error("the agent's loop stands still: the process ends, and systemd starts it again", "for", still.Round(time.Second))
+			exit := a.opts.Exit
+			if exit == nil {
+				exit = os.Exit
+			}
+			exit(3)
+			return nil
+		}
 	}
 }

@@ -246,6 +246,25 @@ func TestWholeSickAPI(t *testing.T) {
 	})
 }
 
+// TestWholeHang: a loop that stands still is found by the agent itself, also where
+// systemd does not look.
+func TestWholeHang(t *testing.T) {
+	founded(t, "n1 n2 n3", func(t *testing.T, w *world) {
+		n1 := w.host("n1")
+		n1.mu.Lock()
+		n1.hang = make(chan struct{})
+		n1.mu.Unlock()
+		time.Sleep(4 * time.Second)
+		if err := (*testPlane)(n1).Kill(t.Context()); err != nil { // PID 1's timer
+			t.Error(err)
+		}
+		w.until(time.Minute, "the agent of n1 ends itself", func() bool { return n1.exited != 0 })
+		n1.unplug()
+		close(n1.hang)
+		w.until(2*time.Minute, "another is the master", func() bool { m := w.master(); return m == "n2" || m == "n3" })
+	})
+}
+
 // TestWholeLag: a standby that is far behind is not promoted by itself.
 func TestWholeLag(t *testing.T) {
 	founded(t, "n1 n2 v3", func(t *testing.T, w *world) {

@@ -36,6 +36,8 @@ type testHost struct {
 	own, copy  dataState   // on disk
 	fresh      lease.Time
 	guard      *time.Timer
+	hang       chan struct{} // notes of the lease are not written until it is closed; nil = they are
+	exited     int           // code with which the agent ended itself
 }
 
 // dataState is a datastore: its rows by revision, and the term that wrote it.
@@ -59,7 +61,7 @@ func (h *testHost) boot() {
 	h.mu.Unlock()
 	h.w.tell("%s boots", h.name)
 	done := make(chan error, 1)
-	a := newAgent(h.cfg, Options{Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Probe: h.probe, Fence: h.w.device})
+	a := newAgent(h.cfg, Options{Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: func(code int) { h.exited = code }, Probe: h.probe, Fence: h.w.device})
 	if err := a.build(ctx); err != nil {
 		h.w.t.Fatalf("build the agent of %s: %v", h.name, err)
 	}
@@ -332,6 +334,12 @@ func (a *testAPI) Healthy(context.Context) error {
 type testNote testHost
 
 func (n *testNote) Write(term uint64, deadline lease.Time, _ bool) error {
+	n.mu.Lock()
+	hang := n.hang
+	n.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.off {

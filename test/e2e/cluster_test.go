@@ -37,6 +37,7 @@ type cluster struct {
 
 type options struct {
 	ttl   time.Duration  // of the lease; 0 = default
+	bin   string         // program to run instead of the package's; "" = that
 	card  int            // size of each host's card in MB; 0 = large
 	extra string         // more lines of configuration, for all
 	hosts func(*cluster) // called when the hosts have booted
@@ -92,6 +93,11 @@ func newCluster(t *testing.T, o options) *cluster {
 		g.Go(func() error {
 			if err := c.installDeb(gctx, n, deb); err != nil {
 				return err
+			}
+			if o.bin != "" {
+				if err := n.CopyIn(gctx, o.bin, "/usr/bin/relevo", 0o755); err != nil {
+					return err
+				}
 			}
 			return n.WriteFile(gctx, "/etc/relevo/relevo.yaml", []byte(config(n.Name, i < 3, o)), 0o640)
 		})

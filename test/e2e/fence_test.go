@@ -57,6 +57,19 @@ func TestFence(t *testing.T) {
 		c.undisturbed(t, n1, before)
 	})
 
+	c.run("the agent's loop hangs", func(t *testing.T) {
+		c.waitSteady(time.Minute)
+		c.hang(t, n1)
+		s := c.waitMaster(time.Minute, "", 0)
+		t.Logf("%s is the master in term %d", s.Master.Node, s.Master.Term)
+		out, err := n1.Journal(within(t, 10*time.Second), "relevo.service")
+		ok(t, err)
+		if !strings.Contains(out, "Watchdog timeout") {
+			t.Error("it was not the watchdog that ended the agent")
+		}
+		c.waitReady(time.Minute, "n1", 1)
+	})
+
 	c.run("systemd executes itself anew", func(t *testing.T) {
 		before := c.apiServer(n1)
 		_, err := n1.Run(within(t, 30*time.Second), "systemctl", "daemon-reexec")

@@ -45,7 +45,7 @@ func TestJudgement(t *testing.T) {
 		w := c.startWriter(n4, "card")
 		w.waitFor(t, 30, time.Minute)
 		ok(t, spare.CopyCard(within(t, time.Minute), m.Host))
-		ok(t, spare.Boot(within(t, time.Minute)))
+		ok(t, spare.PowerOn(within(t, time.Minute))) // its boot does not end: the agent waits
 		copied := &node{spare}
 		ok(t, hosts.Until(within(t, time.Minute), "the copy to say what is wrong", func(ctx context.Context) error {
 			out, err := copied.Journal(ctx, "relevo.service")

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/test/hosts"
@@ -114,10 +117,48 @@ var nemeses = []nemesis{
 		_, err := c.nodes[3].Run(within(t, 2*time.Minute), "relevo", "step-down", "--why", "nemesis")
 		ok(t, err)
 	}},
+	{"an upgrade of all agents in the middle of a failover", func(t *testing.T, c *cluster, r *rand.Rand) {
+		m := c.mustMaster()
+		s, err := c.nodes[3].status(within(t, 10*time.Second))
+		ok(t, err)
+		ok(t, m.PowerCut(within(t, 30*time.Second)))
+		ok(t, hosts.Until(within(t, time.Minute), "a promotion", func(ctx context.Context) error {
+			now, err := c.nodes[3].status(ctx)
+			if err == nil && now.Term == s.Term {
+				err = errors.New("not yet")
+			}
+			return err
+		}))
+		g, ctx := errgroup.WithContext(within(t, 2*time.Minute))
+		for _, n := range c.nodes {
+			if n != m {
+				g.Go(func() error { _, err := n.Run(ctx, "dpkg", "-i", "/root/relevo.deb"); return err })
+			}
+		}
+		ok(t, g.Wait())
+		ok(t, m.Boot(within(t, time.Minute)))
+	}},
+	{"the agent's loop hangs", func(t *testing.T, c *cluster, r *rand.Rand) { c.hang(t, c.mustMaster()) }},
 	{"systemctl restart of an agent", func(t *testing.T, c *cluster, r *rand.Rand) {
 		_, err := c.any(r).Run(within(t, time.Minute), "systemctl", "restart", "relevo.service")
 		ok(t, err)
 	}},
+}
+
+// hang makes the agent's loop hang where it notes the lease: that file is a pipe, and
+// nobody reads. The watchdog finds it, and the next agent is well.
+func (c *cluster) hang(t *testing.T, n *node) {
+	before := c.restarts(n)
+	_, err := n.Script(within(t, 10*time.Second), "until mkfifo /run/relevo/lease.new 2>/dev/null; do :; done")
+	ok(t, err)
+	ok(t, hosts.Until(within(t, 30*time.Second), "the watchdog to end the agent", func(context.Context) error {
+		if c.restarts(n) == before {
+			return errors.New("it has not")
+		}
+		return nil
+	}))
+	_, err = n.Script(within(t, 10*time.Second), "rm -f /run/relevo/lease.new")
+	ok(t, err)
 }
 
 // rest lets a fault last. It is the fault's length, not a wait for something.
