@@ -23,7 +23,6 @@ type driveTimes struct {
 	flushes, flushMs float64
 	waiting          bool          // something was in flight
 	stalled          time.Duration // since when it has not answered, if waiting
-	seen             bool
 }
 
 // sector is the unit of /proc/diskstats, whatever the drive's own is.

@@ -14,7 +14,7 @@ func (m *Monitor) findExt4() {
 	const dir = "/sys/fs/ext4/"
 	for _, name := range m.files.list(dir) {
 		// Beside the file systems there is a folder of what this kernel can.
-		if p := dir + name + "/"; len(m.has.ext4) < 16 && m.files.exists(p+"errors_count") {
+		if p := dir + name + "/"; len(m.has.ext4) < maxDrives && m.files.exists(p+"errors_count") {
 			m.has.ext4 = append(m.has.ext4, ext4Files{printable(name, 32), p + "errors_count", p + "last_error_time", p + "lifetime_write_kbytes"})
 		}
 	}

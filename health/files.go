@@ -216,6 +216,9 @@ func field(b []byte) (word, rest []byte) {
 	return b, nil
 }
 
+// maxNumber is what a counter of 64 bits can say.
+const maxNumber = 1 << 64
+
 // numbers reads as many numbers of 0 and above as there are into out, and returns
 // how many.
 func numbers(b []byte, out []float64) int {
@@ -225,7 +228,7 @@ func numbers(b []byte, out []float64) int {
 			return i
 		}
 		n, err := strconv.ParseFloat(string(w), 64)
-		if err != nil || !(n >= 0) || n > 1e300 {
+		if err != nil || !(n >= 0) || n > maxNumber {
 			return i
 		}
 		out[i] = n

@@ -36,10 +36,11 @@ type countKey struct {
 
 // state of a condition, over all that it may be about.
 type state struct {
-	status Truth
-	begun  bool
-	since  time.Duration
-	wall   time.Time
+	status  Truth
+	begun   bool
+	since   time.Duration
+	wall    time.Time
+	holding int // things of which it is so
 }
 
 // NewJudge makes one that has seen nothing: every condition is unknown.
@@ -97,58 +98,75 @@ func (j *Judge) Observe(now time.Duration, r *Report) []Change {
 // table. The caller must not change them.
 func (j *Judge) Conditions() []Condition { return j.out }
 
-// maxAbout bounds how many things one message names.
-const maxAbout = 3
+// maxAbout bounds how many things one message names, maxMessage its bytes.
+const maxAbout, maxMessage = 3, 600
 
 // conclude makes one condition of all tracks of a type: it is so if it is so of one
 // of them, and unknown only if it is unknown of all.
 func (j *Judge) conclude(why []Unknown) []Condition {
 	out := make([]Condition, len(table))
-	for i, k := range table {
-		out[i] = Condition{Type: k.typ}
+	for i := range table {
+		out[i].Type = table[i].typ
 	}
-	var about [len(table)][]string
+	var holding [len(table)]int // things of which it is so
+	var news [len(table)]bool   // one of them is told anew
 	for key, t := range j.tracks {
-		i := slices.IndexFunc(table[:], func(k kind) bool { return k.typ == key.typ })
-		out[i].Status = max(out[i].Status, t.status)
-		if t.status == Yes || t.message != "" {
-			about[i] = append(about[i], key.about)
+		for i := range table {
+			if table[i].typ == key.typ {
+				out[i].Status = max(out[i].Status, t.status)
+				if t.status == Yes {
+					holding[i]++
+					news[i] = news[i] || t.told == j.now
+				}
+			}
 		}
 	}
 	for i := range out {
 		c, s := &out[i], &j.states[i]
-		slices.Sort(about[i])
-		var messages []string
-		for _, name := range about[i] {
-			t := j.tracks[trackKey{c.Type, name}]
-			if t.status != c.Status || c.Status == No {
-				continue
-			}
-			if len(messages) < maxAbout {
-				messages = append(messages, t.message)
-			}
-			if c.Reason == "" {
-				c.Reason = t.reason
-			}
-		}
-		c.Message = strings.Join(messages, "; ")
 		switch {
-		case c.Status == Yes:
-			c.Advice = advice(c.Type, c.Reason)
-		case c.Status == Maybe && c.Message == "":
-			c.Reason, c.Message = "NotMeasured", "nothing was measured yet"
-			for _, u := range why {
-				if u.What == rules[i].source {
-					c.Message = u.Why
-				}
-			}
+		case c.Status == Yes && s.status == Yes && s.holding == holding[i] && !news[i]:
+			c.Reason, c.Message, c.Advice = j.out[i].Reason, j.out[i].Message, j.out[i].Advice
+		case c.Status != No:
+			j.tell(c, rules[i].source, why)
 		}
+		s.holding = holding[i]
 		if c.Status != s.status || !s.begun {
-			*s = state{c.Status, true, j.now, j.wall}
+			s.status, s.begun, s.since, s.wall = c.Status, true, j.now, j.wall
 		}
 		c.Since, c.For = s.wall, (j.now - s.since).Seconds()
 	}
 	return out
+}
+
+// tell says in words what a condition comes from, or why it is not known.
+func (j *Judge) tell(c *Condition, source string, why []Unknown) {
+	var about []string
+	for key, t := range j.tracks {
+		if key.typ == c.Type && t.status == c.Status && t.message != "" {
+			about = append(about, key.about)
+		}
+	}
+	slices.Sort(about)
+	about = about[:min(len(about), maxAbout)]
+	for i, name := range about {
+		t := j.tracks[trackKey{c.Type, name}]
+		if i == 0 {
+			c.Reason = t.reason
+		}
+		about[i] = t.message
+	}
+	c.Message = printable(strings.Join(about, "; "), maxMessage)
+	switch {
+	case c.Status == Yes:
+		c.Advice = advice(c.Type, c.Reason)
+	case c.Message == "":
+		c.Reason, c.Message = "NotMeasured", "nothing on this host has told it yet"
+		for _, u := range why {
+			if u.What == source {
+				c.Message = u.Why
+			}
+		}
+	}
 }
 
 // look is what a rule says its findings to.
@@ -158,11 +176,11 @@ type look struct {
 }
 
 // bad says that it is so of something; for after, until the condition holds.
-func (l *look) bad(about string, after time.Duration, reason, message string) {
+func (l *look) bad(about string, after time.Duration, reason string, message func() string) {
 	t := l.track(about)
 	t.step(l.j.now, Yes, after)
-	if t.status == Yes {
-		t.reason, t.message = reason, message
+	if t.status == Yes && (t.reason != reason || l.j.now-t.told >= retell) {
+		t.reason, t.message, t.told = reason, message(), l.j.now
 	}
 }
 
@@ -198,7 +216,7 @@ func (l *look) unclear(about, reason, message string) {
 func (l *look) event(about string, happened bool, reason string, message func() string) {
 	switch {
 	case happened:
-		l.bad(about, 0, reason, message())
+		l.bad(about, 0, reason, message)
 	case l.track(about).status == Yes:
 		l.fine(about)
 	default:
@@ -210,7 +228,7 @@ func (l *look) event(about string, happened bool, reason string, message func() 
 func (l *look) high(about string, v, raise, clear float64, after time.Duration, reason string, message func() string) {
 	switch {
 	case v >= raise:
-		l.bad(about, after, reason, message())
+		l.bad(about, after, reason, message)
 	case v < clear:
 		l.fine(about)
 	default:

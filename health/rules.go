@@ -48,7 +48,9 @@ func lookReadOnly(l *look, r *Report) {
 		case d.ReadOnly == Maybe:
 			l.unclear(d.Path, "", "")
 		case d.ReadOnly == Yes && (d.State || d.Meant != Yes):
-			l.bad(d.Path, 0, "WritesRefused", fmt.Sprintf("the file system of %s is read-only", d.Path))
+			l.bad(d.Path, 0, "WritesRefused", func() string {
+				return fmt.Sprintf("the file system of %s is read-only", d.Path)
+			})
 		default: // a root that is meant so, beside a state that can be written, is in order
 			l.fine(d.Path)
 		}
@@ -75,7 +77,9 @@ func lookErrorsGrowing(l *look, r *Report) {
 		recent := !e.LastError.IsZero() && age >= 0 && age < growingFor
 		if n > 0 || recent {
 			total, _ := e.Errors.Get()
-			l.bad(e.Device, 0, "NewErrors", fmt.Sprintf("the file system on %s met new errors within the last hour, %.0f in all", e.Device, total))
+			l.bad(e.Device, 0, "NewErrors", func() string {
+				return fmt.Sprintf("the file system on %s met new errors within the last hour, %.0f in all", e.Device, total)
+			})
 		} else {
 			l.fine(e.Device)
 		}
@@ -93,7 +97,9 @@ func lookErrors(l *look, r *Report) {
 			if !e.LastError.IsZero() {
 				when = ", the last on " + e.LastError.Format("2006-01-02 15:04 MST")
 			}
-			l.bad(e.Device, 0, "NotRepaired", fmt.Sprintf("the file system on %s has met %.0f errors%s", e.Device, n, when))
+			l.bad(e.Device, 0, "NotRepaired", func() string {
+				return fmt.Sprintf("the file system on %s has met %.0f errors%s", e.Device, n, when)
+			})
 		default:
 			l.fine(e.Device)
 		}
@@ -108,7 +114,9 @@ func lookDriveErrors(l *look, r *Report) {
 		case !ok:
 			l.unclear(d.Name, "", "")
 		case n >= l.j.t.DriveErrors:
-			l.bad(d.Name, 0, "ErrorsCounted", fmt.Sprintf("the drive %s answered with %.0f errors in the last 10 minutes", d.Name, n))
+			l.bad(d.Name, 0, "ErrorsCounted", func() string {
+				return fmt.Sprintf("the drive %s answered with %.0f errors in the last 10 minutes", d.Name, n)
+			})
 		default:
 			l.fine(d.Name)
 		}
@@ -190,9 +198,13 @@ func lookWorn(l *look, r *Report) {
 		case !ok1 && !ok2:
 			l.unclear(d.Name, "", "")
 		case worn >= l.j.t.WornPercent:
-			l.bad(d.Name, 0, "LifeUsed", fmt.Sprintf("%s has used %.0f %% of the life that its maker promises", d.Name, worn))
+			l.bad(d.Name, 0, "LifeUsed", func() string {
+				return fmt.Sprintf("%s has used %.0f %% of the life that its maker promises", d.Name, worn)
+			})
 		case reserve >= 2:
-			l.bad(d.Name, 0, "SparesUsed", fmt.Sprintf("%s has used %s of its spare blocks", d.Name, map[bool]string{true: "90 %", false: "80 %"}[reserve >= 3]))
+			l.bad(d.Name, 0, "SparesUsed", func() string {
+				return fmt.Sprintf("%s has used %s of its spare blocks", d.Name, map[bool]string{true: "90 %", false: "80 %"}[reserve >= 3])
+			})
 		default:
 			l.fine(d.Name)
 		}
@@ -202,7 +214,9 @@ func lookWorn(l *look, r *Report) {
 func lookVoltage(l *look, r *Report) {
 	switch r.Power.UnderVoltage {
 	case Yes:
-		l.bad("", 0, "BelowLimit", "the board gets less than 4.63 V")
+		l.bad("", 0, "BelowLimit", func() string {
+			return "the board gets less than 4.63 V"
+		})
 	case No:
 		l.fine("")
 	default:
@@ -220,7 +234,9 @@ func lookThrottled(l *look, r *Report) {
 				why = "for low voltage"
 			}
 		}
-		l.bad("", 30*time.Second, reason, fmt.Sprintf("the %s slows the processor down %s", by, why))
+		l.bad("", 30*time.Second, reason, func() string {
+			return fmt.Sprintf("the %s slows the processor down %s", by, why)
+		})
 	case No:
 		l.fine("")
 	default:
@@ -284,7 +300,9 @@ func lookPlausible(l *look, r *Report) {
 	case l.j.t.plausible(r.At):
 		l.fine("")
 	default:
-		l.bad("", 0, "DateImpossible", "the clock says that it is "+r.At.UTC().Format("2006-01-02 15:04 MST"))
+		l.bad("", 0, "DateImpossible", func() string {
+			return "the clock says that it is " + r.At.UTC().Format("2006-01-02 15:04 MST")
+		})
 	}
 }
 
@@ -293,7 +311,9 @@ func lookSynchronized(l *look, r *Report) {
 	case Yes:
 		l.fine("")
 	case No:
-		l.bad("", l.j.t.UnsyncedFor, "NoTimeServer", "the clock follows no time server")
+		l.bad("", l.j.t.UnsyncedFor, "NoTimeServer", func() string {
+			return "the clock follows no time server"
+		})
 	default:
 		l.unclear("", "", "")
 	}
@@ -315,9 +335,13 @@ func lookJumped(l *look, r *Report) {
 	case !l.j.t.plausible(r.At.Add(-by)), r.Clock.RTC != Yes && up < settling:
 		l.quiet("") // it came to its senses
 	case step > 0:
-		l.bad("", 0, "Set", fmt.Sprintf("the clock was set forward by %v", by.Round(time.Second)))
+		l.bad("", 0, "Set", func() string {
+			return fmt.Sprintf("the clock was set forward by %v", by.Round(time.Second))
+		})
 	default:
-		l.bad("", 0, "Set", fmt.Sprintf("the clock was set back by %v", -by.Round(time.Second)))
+		l.bad("", 0, "Set", func() string {
+			return fmt.Sprintf("the clock was set back by %v", -by.Round(time.Second))
+		})
 	}
 }
 
@@ -329,7 +353,9 @@ func lookFlapping(l *look, r *Report) {
 		case !ok:
 			l.unclear(k.Name, "", "")
 		case n >= l.j.t.CarrierChanges:
-			l.bad(k.Name, 0, "CarrierChanges", fmt.Sprintf("the link %s came or went %.0f times in the last 10 minutes", k.Name, n))
+			l.bad(k.Name, 0, "CarrierChanges", func() string {
+				return fmt.Sprintf("the link %s came or went %.0f times in the last 10 minutes", k.Name, n)
+			})
 		default:
 			l.fine(k.Name)
 		}
@@ -348,7 +374,9 @@ func lookLinkErrors(l *look, r *Report) {
 		case !ok1 || !ok2:
 			l.unclear(k.Name, "", "")
 		case errs >= fewErrors && errs >= packets*l.j.t.LinkErrorShare:
-			l.bad(k.Name, 0, "PacketsDamaged", fmt.Sprintf("%.0f of %.0f packets of %s were damaged in the last 10 minutes", errs, packets, k.Name))
+			l.bad(k.Name, 0, "PacketsDamaged", func() string {
+				return fmt.Sprintf("%.0f of %.0f packets of %s were damaged in the last 10 minutes", errs, packets, k.Name)
+			})
 		default:
 			l.fine(k.Name)
 		}
@@ -383,6 +411,8 @@ func lookUnits(l *look, r *Report) {
 		if n := len(names) - maxAbout; n > 0 {
 			names, more = names[:maxAbout], fmt.Sprintf(" and %d more", n)
 		}
-		l.bad("", 0, "Failed", "systemd could not keep running: "+strings.Join(names, ", ")+more)
+		l.bad("", 0, "Failed", func() string {
+			return "systemd could not keep running: " + strings.Join(names, ", ") + more
+		})
 	}
 }

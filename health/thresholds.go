@@ -89,7 +89,7 @@ func (t Thresholds) Validate() error {
 	in("LinkErrorShare", t.LinkErrorShare, 0.0001, 1)
 	in("WeakDBm", t.WeakDBm, -110, -30)
 	if y := t.Earliest.Year(); y < 1970 || y > 2100 {
-		errs = append(errs, fmt.Errorf("Earliest is in the year %d: 1970 to 2100 is allowed", y))
+		errs = append(errs, fmt.Errorf("the field Earliest is in the year %d: 1970 to 2100 is allowed", y))
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,9 @@ package health
 
 import "time"
 
+// retell is how old the numbers in a message may be: it is for people.
+const retell = time.Minute
+
 // forget is how long a condition stays what it was when it cannot be seen any more.
 const forget = time.Minute
 
@@ -13,6 +16,7 @@ type track struct {
 	from            time.Duration // since when they say it
 	last            time.Duration // the newest look
 	reason, message string
+	told            time.Duration // when the message was made
 }
 
 // step takes a look that says v, which has to last for the given time.
