@@ -68,7 +68,7 @@ func readMountinfo(b []byte, mounts []mount) {
 		}
 		_, head = field(head)
 		_, head = field(head)
-		numbers, head := field(head)
+		device, head := field(head)
 		_, head = field(head)
 		at, _ := field(head)
 		kind, tail := field(tail)
@@ -80,7 +80,7 @@ func readMountinfo(b []byte, mounts []mount) {
 			if under(t.path, point) && len(point) >= len(t.point) {
 				t.point, t.kind = point, string(kind)
 				// A kind of file system that spans devices has numbers of its own.
-				t.device = string(numbers) + " " + string(source)
+				t.device = string(device) + " " + string(source)
 			}
 		}
 	}

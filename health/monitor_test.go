@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestRun(t *testing.T) {
@@ -55,7 +58,7 @@ func TestWriting(t *testing.T) {
 	h.mono += 300 * time.Millisecond
 	two := h.Writing()
 	h.mono += 100 * time.Millisecond
-	two(errors.New("no space"))
+	two(fmt.Errorf("write: %w", unix.EROFS))
 	two(nil) // once is enough
 	one(nil)
 	if r := h.next(); r.Writes.Slowest != Of(0.4) || r.Writes.Count != Of(2) || r.Writes.Failed != Of(1) {
@@ -63,6 +66,10 @@ func TestWriting(t *testing.T) {
 	}
 	if r := h.next(); r.Writes.Slowest.known {
 		t.Errorf("nothing was written since: %+v", r.Writes)
+	}
+	h.Writing()(fmt.Errorf("write: %w", unix.ENOSPC))
+	if r := h.next(); r.Writes.Count != Of(3) || r.Writes.Failed != Of(1) {
+		t.Errorf("a full disk is no failing one: %+v", r.Writes)
 	}
 	hangs := h.Writing()
 	h.next()

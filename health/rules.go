@@ -56,7 +56,7 @@ func lookReadOnly(l *look, r *Report) {
 		}
 	}
 	n, _ := l.growth("writes", "", r.Writes.Failed, counted)
-	l.event("writes", n >= 2, "WritesFail", func() string { // one may have been a full disk
+	l.event("writes", n >= 2, "WritesFail", func() string { // one may have had a cause of its own
 		return fmt.Sprintf("%.0f writes of the agent to its own state failed in the last 10 minutes", n)
 	})
 }

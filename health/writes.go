@@ -8,6 +8,8 @@ import (
 	"path"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // minProbe is the shortest time between two probes: 144 writes of 4 KiB a day. What
@@ -60,7 +62,8 @@ func (m *Monitor) Writing() (done func(error)) {
 		delete(w.underWay, id)
 		w.slowest, w.fresh, w.last = max(w.slowest, now-began), true, now
 		w.count++
-		if err != nil {
+		// A full disk is a condition of its own, and known better from statfs.
+		if err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 			w.failed++
 		}
 	}
