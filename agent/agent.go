@@ -175,7 +175,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if a.journal, err = takeover.OpenJournal(filepath.Join(cfg.DataDir, "takeover.json")); err != nil {
 		return err
 	}
-	a.monitor = health.New(health.Config{DataDir: cfg.DataDir})
+	a.monitor = health.New(health.Config{DataDir: cfg.DataDir, Clock: a.clock})
 	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Log: a.log})
 	if err := a.buildHost(ifname); err != nil {
 		return err

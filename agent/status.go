@@ -150,9 +150,9 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 		}
 	}
 	for node, h := range answers {
-		for _, c := range health.Conditions(h.Health) {
+		for _, c := range h.Conditions {
 			if c.Status == health.Yes {
-				warn(node+": "+c.Message, c.Type, c.Do)
+				warn(node+": "+c.Message, string(c.Type), c.Advice)
 			}
 		}
 	}
@@ -226,7 +226,7 @@ func (a *agent) Health(ctx context.Context) (api.Health, error) {
 	answers, failed := a.askAll(ctx)
 	out := api.Health{Nodes: []api.NodeHealth{}}
 	for node, s := range answers {
-		out.Nodes = append(out.Nodes, api.NodeHealth{Node: node, Report: &s.Health, Conditions: health.Conditions(s.Health)})
+		out.Nodes = append(out.Nodes, api.NodeHealth{Node: node, Report: &s.Health, Conditions: s.Conditions})
 	}
 	for node, err := range failed {
 		out.Nodes = append(out.Nodes, api.NodeHealth{Node: node, Why: err.Error()})
@@ -329,5 +329,5 @@ func (a *agent) Metrics() []api.Metric {
 			m = append(m, api.One("relevo_api_ready", "1 if the API of this master answers that it is ready.", api.Gauge, b(*e == "")))
 		}
 	}
-	return append(m, api.HealthMetrics(a.monitor.Latest())...)
+	return append(m, api.HealthMetrics(a.monitor.Latest(), a.monitor.Conditions())...)
 }

@@ -214,8 +214,8 @@ func (a *agent) candidate(now lease.Time) lease.Candidate {
 	if p := h.Phase(); p != lease.Standby || h.Active() {
 		c.Ready, c.Why = false, "it is "+p.String()
 	}
-	for _, cond := range health.Conditions(a.monitor.Latest()) {
-		if (cond.Type == "ReadOnlyRoot" || cond.Type == "DiskFull") && cond.Status == health.Yes {
+	for _, cond := range a.monitor.Conditions() {
+		if (cond.Type == health.ReadOnlyRoot || cond.Type == health.DiskFull) && cond.Status == health.Yes {
 			c.Ready, c.Why = false, cond.Message
 		}
 	}

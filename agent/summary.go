@@ -23,8 +23,10 @@ type summary struct {
 	APIError *string       `json:"api_error"`     // "" = works; null = not looked at
 	Standby  *api.Standby  `json:"standby,omitempty"`
 	Health   health.Report `json:"health"`
-	Judge    *judgement    `json:"judge,omitempty"` // of the arbiter
-	Arbiter  string        `json:"arbiter"`         // whom it takes for the arbiter
+	// Conditions are judged where they are: they depend on what was before.
+	Conditions []health.Condition `json:"conditions,omitempty"`
+	Judge      *judgement         `json:"judge,omitempty"` // of the arbiter
+	Arbiter    string             `json:"arbiter"`         // whom it takes for the arbiter
 }
 
 type judgement struct {
@@ -38,7 +40,7 @@ type judgement struct {
 }
 
 func (a *agent) summary(ctx context.Context) summary {
-	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Phase: "none", Arbiter: a.quorum.Leader()}
+	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Conditions: a.monitor.Conditions(), Phase: "none", Arbiter: a.quorum.Leader()}
 	a.loop.view(ctx, func() {
 		now := a.clock()
 		if l := a.loop; l.holder != nil {

@@ -2,28 +2,23 @@ package health
 
 import (
 	"context"
-	"fmt"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"errors"
 )
 
-// collectLoad reads the file itself: gopsutil's load panics when it is short.
+var (
+	errNoLoad  = errors.New("there is no /proc/loadavg")
+	errBadLoad = errors.New("/proc/loadavg does not begin with three loads")
+)
+
 func (m *Monitor) collectLoad(_ context.Context, r *Report) error {
-	b, err := readFile(filepath.Join(m.cfg.Proc, "loadavg"))
+	b, err := m.files.read("/proc/loadavg")
 	if err != nil {
-		return absent(err, "there is no /proc/loadavg")
+		return absent(err, errNoLoad)
 	}
-	f := strings.Fields(string(b))
-	if len(f) < 3 {
-		return fmt.Errorf("/proc/loadavg has %d fields, not 5", len(f))
+	var n [3]float64
+	if numbers(b, n[:]) < 3 {
+		return errBadLoad
 	}
-	for i, v := range []*Value{&r.Load1, &r.Load5, &r.Load15} {
-		n, err := strconv.ParseFloat(f[i], 64)
-		if err != nil || n < 0 {
-			return fmt.Errorf("/proc/loadavg: field %d is no load", i+1)
-		}
-		*v = Of(n)
-	}
+	r.Load1, r.Load5, r.Load15 = Of(n[0]), Of(n[1]), Of(n[2])
 	return nil
 }

@@ -3,27 +3,50 @@ package health
 import (
 	"context"
 	"errors"
-	"fmt"
-
-	"github.com/shirou/gopsutil/v3/mem"
 )
 
-func (m *Monitor) collectMemory(ctx context.Context, r *Report) error {
-	v, err := mem.VirtualMemoryWithContext(ctx)
+var (
+	errNoMeminfo  = errors.New("there is no /proc/meminfo")
+	errBadMeminfo = errors.New("/proc/meminfo has no MemTotal")
+)
+
+func (m *Monitor) collectMemory(_ context.Context, r *Report) error {
+	b, err := m.files.read("/proc/meminfo")
 	if err != nil {
-		return fmt.Errorf("read /proc/meminfo: %w", err)
+		return absent(err, errNoMeminfo)
 	}
-	// A file that is missing or has no such line comes as zeros without an error.
-	if v.Total == 0 {
-		return errors.New("/proc/meminfo is not there or has no MemTotal")
+	var total, available, swap, swapFree Value
+	for len(b) > 0 {
+		var l []byte
+		l, b = line(b)
+		key, rest := field(l)
+		var to *Value
+		switch string(key) {
+		case "MemTotal:":
+			to = &total
+		case "MemAvailable:":
+			to = &available
+		case "SwapTotal:":
+			to = &swap
+		case "SwapFree:":
+			to = &swapFree
+		default:
+			continue
+		}
+		var kib [1]float64
+		if numbers(rest, kib[:]) == 1 {
+			*to = Of(kib[0] * 1024)
+		}
 	}
-	r.MemoryTotal = Of(float64(v.Total))
-	if v.Available <= v.Total {
-		r.MemoryAvailable = Of(float64(v.Available))
+	if all, ok := total.Get(); !ok || all == 0 {
+		return errBadMeminfo
 	}
-	if v.SwapFree <= v.SwapTotal {
-		r.SwapTotal = Of(float64(v.SwapTotal))
-		r.SwapUsed = Of(float64(v.SwapTotal - v.SwapFree))
+	r.MemoryTotal = total
+	if available.v <= total.v {
+		r.MemoryAvailable = available
+	}
+	if swap.known && swapFree.known && swapFree.v <= swap.v {
+		r.SwapTotal, r.SwapUsed = swap, Of(swap.v-swapFree.v)
 	}
 	return nil
 }

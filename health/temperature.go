@@ -3,11 +3,20 @@ package health
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"strings"
-
-	"github.com/shirou/gopsutil/v3/host"
 )
+
+// hwmon is one device of /sys/class/hwmon. Its number belongs to another device
+// after a restart, or when one was unplugged: the name is read every time.
+type hwmon struct{ name, path string }
+
+// sensor of temperature.
+type sensor struct {
+	of   hwmon // or a thermal zone
+	file string
+	rank int
+}
 
 // Names of sensors that sit in the processor: Raspberry Pi and other ARM boards,
 // Intel, AMD, virtual and old ones.
@@ -16,35 +25,86 @@ var cpuSensors = []string{"cpu_thermal", "cpu-thermal", "soc_thermal", "coretemp
 // What a processor can have while it works. A sensor that says 0 or 200 is broken.
 const minCelsius, maxCelsius = -40, 130
 
-func (m *Monitor) collectTemperature(ctx context.Context, r *Report) error {
-	// Data and an error come together: the error is about the sensors that could
-	// not be read.
-	all, warn := host.SensorsTemperaturesWithContext(ctx)
-	best, rank := Value{}, len(cpuSensors)+1
-	for _, s := range all {
-		if s.Temperature < minCelsius || s.Temperature > maxCelsius || s.Temperature == 0 {
+var (
+	errNoSensor   = errors.New("this host has no temperature sensor")
+	errBadSensors = errors.New("no sensor tells a temperature that can be")
+)
+
+// maxSensors bounds what is read of a host with a sensor in everything.
+const maxSensors = 32
+
+func (m *Monitor) findSensors() {
+	const class, zones = "/sys/class/hwmon/", "/sys/class/thermal/"
+	for _, dir := range m.files.list(class) {
+		h := hwmon{path: class + dir + "/name"}
+		if h.name = m.files.text(h.path, 32); h.name == "" {
 			continue
 		}
-		k := len(cpuSensors)
-		for i, name := range cpuSensors {
-			if strings.HasPrefix(s.SensorKey, name) {
-				k = i
-				break
+		if h.name == "rpi_volt" {
+			m.has.voltage = h
+			continue
+		}
+		for _, file := range m.files.list(class + dir) {
+			if strings.HasPrefix(file, "temp") && strings.HasSuffix(file, "_input") {
+				m.addSensor(sensor{of: h, file: class + dir + "/" + file})
 			}
 		}
-		// Of several sensors of one kind the hottest counts.
-		if v, _ := best.Get(); k < rank || k == rank && s.Temperature > v {
-			best, rank = Of(s.Temperature), k
+	}
+	for _, dir := range m.files.list(zones) {
+		if h := (hwmon{path: zones + dir + "/type"}); strings.HasPrefix(dir, "thermal_zone") {
+			if h.name = m.files.text(h.path, 32); h.name != "" {
+				m.addSensor(sensor{of: h, file: zones + dir + "/temp"})
+			}
 		}
 	}
-	r.Temperature = best
-	switch _, ok := best.Get(); {
-	case ok:
-		return nil
-	case warn != nil:
-		return fmt.Errorf("no sensor could be read: %w", warn)
-	case len(all) > 0:
-		return errors.New("no sensor tells a temperature that can be")
+	slices.SortStableFunc(m.has.sensors, func(a, b sensor) int { return a.rank - b.rank })
+}
+
+func (m *Monitor) addSensor(s sensor) {
+	s.rank = slices.IndexFunc(cpuSensors, func(name string) bool { return strings.HasPrefix(s.of.name, name) })
+	if s.rank < 0 {
+		s.rank = len(cpuSensors)
 	}
-	return errors.New("this host has no temperature sensor")
+	if len(m.has.sensors) < maxSensors {
+		m.has.sensors = append(m.has.sensors, s)
+	}
+}
+
+// still says whether a device is the one that it was when it was found.
+func (m *Monitor) still(h hwmon) bool {
+	b, err := m.files.read(h.path)
+	if first, _ := line(b); err == nil && string(first) == h.name {
+		return true
+	}
+	m.gone()
+	return false
+}
+
+// collectTemperature takes the hottest of the best kind of sensor that tells
+// something that can be.
+func (m *Monitor) collectTemperature(_ context.Context, r *Report) error {
+	rank := -1
+	for i, s := range m.has.sensors {
+		if r.Temperature.known && s.rank != rank {
+			break
+		}
+		if i == 0 || s.of != m.has.sensors[i-1].of {
+			if !m.still(s.of) {
+				continue
+			}
+		}
+		milli, err := m.files.number(s.file)
+		if c := milli / 1000; err == nil && c >= minCelsius && c <= maxCelsius && c != 0 {
+			if !r.Temperature.known || c > r.Temperature.v {
+				r.Temperature, rank = Of(c), s.rank
+			}
+		}
+	}
+	switch {
+	case r.Temperature.known:
+		return nil
+	case len(m.has.sensors) > 0:
+		return errBadSensors
+	}
+	return errNoSensor
 }

@@ -3,22 +3,23 @@ package health
 import (
 	"context"
 	"errors"
-	"path/filepath"
-	"strconv"
-	"strings"
 )
 
-// collectUptime reads one file; gopsutil's host.Info would run a program.
+var (
+	errNoUptime  = errors.New("there is no /proc/uptime")
+	errBadUptime = errors.New("/proc/uptime does not begin with seconds")
+)
+
 func (m *Monitor) collectUptime(_ context.Context, r *Report) error {
-	b, err := readFile(filepath.Join(m.cfg.Proc, "uptime"))
+	b, err := m.files.read("/proc/uptime")
 	if err != nil {
-		return absent(err, "there is no /proc/uptime")
+		return absent(err, errNoUptime)
 	}
-	first, _, _ := strings.Cut(string(b), " ")
-	v, err := strconv.ParseFloat(strings.TrimSpace(first), 64)
-	if err != nil || v < 0 {
-		return errors.New("/proc/uptime does not begin with seconds")
+	var n [1]float64
+	// Ten thousand days: what is more was no uptime.
+	if numbers(b, n[:]) < 1 || n[0] > 864_000_000 {
+		return errBadUptime
 	}
-	r.Uptime = Of(v)
+	r.Uptime = Of(n[0])
 	return nil
 }

@@ -15,7 +15,8 @@ import (
 )
 
 func sample() []Metric {
-	r := health.New(health.Config{DataDir: "/"}).Collect(context.Background())
+	m := health.New(health.Config{DataDir: "/"})
+	r, _ := m.Collect(context.Background())
 	return append([]Metric{
 		One("relevo_term", "Newest term.", Gauge, 7),
 		{Name: "relevo_failovers_total", Help: `Failovers, "automatic" or not; back\slash` + "\nand a second line.", Type: Counter, Samples: []Sample{
@@ -25,7 +26,7 @@ func sample() []Metric {
 		One("relevo_nan", "Not a number.", Gauge, math.NaN()),
 		One("relevo_inf", "Infinite.", Gauge, math.Inf(-1)),
 		One("relevo_large", "Large.", Gauge, 1e20),
-	}, append(HealthMetrics(r), ProcessMetrics()...)...)
+	}, append(HealthMetrics(r, m.Conditions()), ProcessMetrics()...)...)
 }
 
 func TestMetricsText(t *testing.T) {

@@ -33,8 +33,9 @@ func ProcessMetrics() []Metric {
 	return m
 }
 
-// HealthMetrics shows a report of this host. Values that are unknown are left out.
-func HealthMetrics(r health.Report) []Metric {
+// HealthMetrics shows a report of this host and its conditions. Values that are
+// unknown are left out.
+func HealthMetrics(r health.Report, conditions []health.Condition) []Metric {
 	var out []Metric
 	add := func(name, help string, v health.Value, labels ...Label) {
 		n, ok := v.Get()
@@ -76,13 +77,13 @@ func HealthMetrics(r health.Report) []Metric {
 			add("relevo_host_filesystem_readonly", "1 if the kernel refuses writes to the file system that holds path.", v, Label{"path", d.Path})
 		}
 	}
-	for _, c := range health.Conditions(r) {
+	for _, c := range conditions {
 		if c.Status != health.Maybe {
 			v := health.Of(0)
 			if c.Status == health.Yes {
 				v = health.Of(1)
 			}
-			add("relevo_host_condition", "1 if the condition holds: see relevo health.", v, Label{"type", c.Type})
+			add("relevo_host_condition", "1 if the condition holds: see relevo health.", v, Label{"type", string(c.Type)})
 		}
 	}
 	return out

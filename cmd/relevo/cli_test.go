@@ -181,6 +181,12 @@ func degradedStatus() api.Status {
 	}
 }
 
+func judged(r health.Report) []health.Condition {
+	j := health.NewJudge(health.DefaultThresholds())
+	j.Observe(0, &r)
+	return j.Conditions()
+}
+
 func boards() api.Health {
 	pi := health.Report{
 		At: now.Add(-4 * time.Second), Board: health.Board{Model: "Raspberry Pi 4 Model B Rev 1.2"},
@@ -190,8 +196,8 @@ func boards() api.Health {
 	}
 	zero := health.Report{At: now.Add(-2 * time.Second), Load1: health.Of(1.5), Unknown: []health.Unknown{{What: "temperature", Why: "this host has no temperature sensor"}}}
 	return api.Health{Nodes: []api.NodeHealth{
-		{Node: "n1", Report: &pi, Conditions: health.Conditions(pi)},
-		{Node: "n2", Report: &zero, Conditions: health.Conditions(zero)},
+		{Node: "n1", Report: &pi, Conditions: judged(pi)},
+		{Node: "n2", Report: &zero, Conditions: judged(zero)},
 		{Node: "n3", Why: "n3 does not answer"},
 	}}
 }

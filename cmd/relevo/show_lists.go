@@ -105,7 +105,7 @@ func troubles(h api.Health) []api.Problem {
 	for _, n := range h.Nodes {
 		for _, c := range n.Conditions {
 			if c.Status == health.Yes {
-				out = append(out, api.Problem{Severity: api.Warning, What: fmt.Sprintf("%s: %s", n.Node, dash(c.Message)), Do: c.Do})
+				out = append(out, api.Problem{Severity: api.Warning, What: fmt.Sprintf("%s: %s", n.Node, dash(c.Message)), Do: c.Advice})
 			}
 		}
 	}
