@@ -44,9 +44,10 @@ type Options struct {
 	Reload <-chan os.Signal
 	Level  *slog.LevelVar
 
-	Host  func(h HostConfig) (*Host, error) // nil = the real one
-	Net   *Net                              // nil = the real one
-	Clock Clock                             // nil = CLOCK_BOOTTIME
+	Host   func(h HostConfig) (*Host, error) // nil = the real one
+	Net    *Net                              // nil = the real one
+	Clock  Clock                             // nil = CLOCK_BOOTTIME
+	Health health.Thresholds                 // the zero value = the default ones
 	// Exit ends the process of an agent that hangs; nil = os.Exit.
 	Exit func(code int)
 	// Machine tells this machine from any other; 0 = what the hardware says.
@@ -175,7 +176,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if a.journal, err = takeover.OpenJournal(filepath.Join(cfg.DataDir, "takeover.json")); err != nil {
 		return err
 	}
-	a.monitor = health.New(health.Config{DataDir: cfg.DataDir, Clock: a.clock})
+	a.monitor = health.New(health.Config{DataDir: cfg.DataDir, Clock: a.clock, Thresholds: a.opts.Health})
 	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Log: a.log})
 	if err := a.buildHost(ifname); err != nil {
 		return err

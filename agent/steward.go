@@ -214,10 +214,8 @@ func (a *agent) candidate(now lease.Time) lease.Candidate {
 	if p := h.Phase(); p != lease.Standby || h.Active() {
 		c.Ready, c.Why = false, "it is "+p.String()
 	}
-	for _, cond := range a.monitor.Conditions() {
-		if (cond.Type == health.ReadOnlyRoot || cond.Type == health.DiskFull) && cond.Status == health.Yes {
-			c.Ready, c.Why = false, cond.Message
-		}
+	if bad := health.Weigh(a.monitor.Conditions()).NotReady; len(bad) > 0 {
+		c.Ready, c.Why = false, bad[0].Message
 	}
 	return c
 }

@@ -2,16 +2,21 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/health"
 )
 
 // trouble is what a master finds wrong with its own API.
 type trouble struct {
 	why   string
 	since lease.Time
+	now   bool // it has lasted long enough already
 }
 
 // troubles tells what goes with a renewal.
@@ -19,6 +24,9 @@ func (a *agent) troubles() (why string, lasts, grace time.Duration) {
 	if t := a.trouble.Load(); t != nil {
 		why, lasts = t.why, a.clock()-t.since
 		why = why[:min(len(why), maxWhy)]
+		if t.now {
+			lasts = max(lasts, a.cfg.Candidate.ControlPlane.API.Grace)
+		}
 	}
 	return why, lasts, a.cfg.Candidate.ControlPlane.API.Grace
 }
@@ -29,6 +37,7 @@ func (a *agent) troubles() (why string, lasts, grace time.Duration) {
 func (a *agent) watchAPI(ctx context.Context) error {
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()
+	var disk silence
 	for {
 		select {
 		case <-ctx.Done():
@@ -36,6 +45,7 @@ func (a *agent) watchAPI(ctx context.Context) error {
 		case <-t.C:
 		}
 		if a.phase() != lease.Master {
+			disk = silence{}
 			a.trouble.Store(nil)
 			a.apiErr.Store(nil)
 			continue
@@ -53,14 +63,24 @@ func (a *agent) watchAPI(ctx context.Context) error {
 			return nil
 		}
 		text, was := "", a.trouble.Load()
+		dying := a.dying(ctx, &disk)
 		switch {
+		case dying != "":
+			if was == nil || !was.now {
+				a.log.Error("this host should not stay the master", "why", dying)
+				a.seenHere.note("should not stay the master: %s", dying)
+			}
+			a.trouble.Store(&trouble{dying, asked, true})
+			if err != nil {
+				text = err.Error()
+			}
 		case err == nil && was != nil:
 			a.log.Info("the API works again", "after", (a.clock() - was.since).Round(time.Second))
 			a.seenHere.note("finds its API working again")
 			a.trouble.Store(nil)
 		case err != nil:
 			text = err.Error()
-			now := &trouble{text, asked}
+			now := &trouble{why: text, since: asked}
 			if was != nil {
 				now.since = was.since
 			} else {
@@ -71,6 +91,69 @@ func (a *agent) watchAPI(ctx context.Context) error {
 		}
 		a.apiErr.Store(&text)
 	}
+}
+
+// silence is since when the datastore of a master has had the same revision.
+type silence struct {
+	revision uint64
+	since    lease.Time
+	looked   lease.Time // when the revision was read last
+	probed   lease.Time // when it was last tried whether the disk takes a write; 0 = not in this silence
+	err      error      // what came of it
+}
+
+// The API server renews a lease of its own every 10 s, so a datastore that is silent for
+// longer is not in order, or its control plane is an unusual one: then the disk is tried,
+// and after that seldom, since each try wears the card.
+const (
+	silentFor  = 20 * time.Second
+	probeAgain = 10 * time.Minute
+)
+
+// dying says why this host should not be the master much longer, "" if nothing is wrong:
+// a condition of its health that weighs enough, or a datastore that is silent while the
+// disk refuses a write. The second is needed as well: kine on a full disk was seen to
+// acknowledge what it did not store, and a file system that went read-only on an error is
+// not always shown as such.
+func (a *agent) dying(ctx context.Context, d *silence) string {
+	if bad := health.Weigh(a.monitor.Conditions()).Leave; len(bad) > 0 {
+		return bad[0].Message
+	}
+	now := a.clock()
+	if now-d.looked >= silentFor/2 {
+		rev, err := a.host.Data.OwnRevision(ctx)
+		if d.looked = now; err != nil || rev != d.revision {
+			*d = silence{revision: rev, since: now, looked: now}
+			return ""
+		}
+	}
+	wait := probeAgain
+	if d.err != nil {
+		wait = silentFor
+	}
+	if now-d.since >= silentFor && (d.probed == 0 || now-d.probed >= wait) {
+		done := a.monitor.Writing()
+		d.err = tryDisk(filepath.Join(a.cfg.DataDir, "disk.probe"))
+		done(d.err)
+		d.probed = now
+	}
+	if d.err != nil {
+		return fmt.Sprintf("its datastore has taken nothing for %v, and its disk refuses a write: %v", (now - d.since).Round(time.Second), d.err)
+	}
+	return ""
+}
+
+// tryDisk writes a block and waits until it is on the disk.
+func tryDisk(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, 64<<10)) // more than what a full file system finds in its last blocks
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close(), os.Remove(path))
 }
 
 // hungFor, in TTLs, is how long the loop may stand still before the agent ends itself.

@@ -13,6 +13,7 @@ import (
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/replica"
+	"relevo.dev/relevo/health"
 )
 
 // testHost is a board: a disk with a datastore and a copy, a control plane that
@@ -61,7 +62,9 @@ func (h *testHost) boot() {
 	h.mu.Unlock()
 	h.w.tell("%s boots", h.name)
 	done := make(chan error, 1)
-	a := newAgent(h.cfg, Options{Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: func(code int) { h.exited = code }, Probe: h.probe, Fence: h.w.device})
+	limits := health.DefaultThresholds()
+	limits.Earliest = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC) // where fake time begins
+	a := newAgent(h.cfg, Options{Health: limits, Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: func(code int) { h.exited = code }, Probe: h.probe, Fence: h.w.device})
 	if err := a.build(ctx); err != nil {
 		h.w.t.Fatalf("build the agent of %s: %v", h.name, err)
 	}

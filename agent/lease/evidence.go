@@ -88,7 +88,7 @@ func (a *Arbiter) mustGo(now Time) string {
 		return ""
 	}
 	if d := now - a.troubleSince; a.trouble != "" && d >= a.grace {
-		return fmt.Sprintf("its API did not work for %v: %s", d.Round(time.Second), a.trouble)
+		return fmt.Sprintf("for %v it has said of itself: %s", d.Round(time.Second), a.trouble)
 	}
 	if reach, not := a.witnesses(now); len(not) >= 2 && len(not) > len(reach) {
 		why := fmt.Sprintf("its API was not reached through the network for %v from %s: %s",
@@ -109,7 +109,7 @@ func (a *Arbiter) holderEvidence(now Time) []string {
 	case a.lastAck == 0:
 		out = append(out, fmt.Sprintf("%s: has not renewed with this arbiter, %v in office", h, (now-a.since).Round(10*time.Millisecond)))
 	case a.trouble != "":
-		out = append(out, fmt.Sprintf("%s: renewed %v ago; its API has not worked for %v: %s", h, (now-a.lastAck).Round(10*time.Millisecond), (now-a.troubleSince).Round(time.Second), a.trouble))
+		out = append(out, fmt.Sprintf("%s: renewed %v ago; for %v it has said of itself: %s", h, (now-a.lastAck).Round(10*time.Millisecond), (now-a.troubleSince).Round(time.Second), a.trouble))
 	default:
 		out = append(out, fmt.Sprintf("%s: renewed %v ago", h, (now-a.lastAck).Round(10*time.Millisecond)))
 	}

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/test/hosts"
 )
 
@@ -18,8 +21,6 @@ import (
 func TestCard(t *testing.T) {
 	c := newCluster(t, options{card: 1500, extra: "max_failovers: 100\n"})
 	n4 := c.nodes[3]
-	w := c.startWriter(n4, "card")
-	w.waitFor(t, 30, time.Minute)
 
 	fill := func(t *testing.T, n *node) {
 		t.Helper()
@@ -38,6 +39,8 @@ func TestCard(t *testing.T) {
 
 	c.run("the card of an arbiter is full", func(t *testing.T) {
 		c.waitSteady(time.Minute)
+		w := c.startWriter(n4, "arbiter")
+		w.waitFor(t, 30, time.Minute)
 		s, err := n4.status(within(t, 10*time.Second))
 		ok(t, err)
 		a := c.node(s.Quorum.Leader)
@@ -48,6 +51,10 @@ func TestCard(t *testing.T) {
 		free(t, a)
 		c.waitReady(2*time.Minute, "", 0)
 		w.waitFor(t, 30, time.Minute)
+		w.end()
+		if lost := c.check(w, n4); len(lost) > 0 {
+			t.Errorf("%d acknowledged writes are lost", len(lost))
+		}
 	})
 
 	c.run("the card of a standby is full", func(t *testing.T) {
@@ -72,41 +79,69 @@ func TestCard(t *testing.T) {
 		c.readyStandby(t, sb)
 	})
 
-	c.run("the card of the master is full", func(t *testing.T) {
+	// What was acknowledged before the card failed must be there. What kine acknowledges
+	// after that it may not have stored: only leaving helps, and how much it was is told.
+	leaves := func(t *testing.T, harm func(m *node), mend func(m *node)) {
+		t.Helper()
 		c.waitSteady(time.Minute)
 		m := c.mustMaster()
 		s, err := n4.status(within(t, 10*time.Second))
 		ok(t, err)
-		fill(t, m)
-		// It leaves while it can, or a person makes it.
+		before := c.startWriter(n4, "before"+m.Name)
+		before.waitFor(t, 100, time.Minute)
+		before.end()
+		harm(m)
+		begin := time.Now()
+		during := c.startWriter(n4, "during"+m.Name)
 		next := c.waitMasterOf(3*time.Minute, n4, s.Term+1)
-		w.waitFor(t, 30, time.Minute)
-		free(t, m)
+		t.Logf("%s is the master %.1f s after the card of %s failed", next, time.Since(begin).Seconds(), m.Name)
+		during.end()
+		var h api.History
+		ok(t, n4.ask(within(t, 10*time.Second), &h, "history"))
+		t.Logf("why: %s", h.Changes[0].Reason)
+		after := c.startWriter(n4, "after"+m.Name)
+		after.waitFor(t, 30, time.Minute)
+		after.end()
+		for _, w := range []*writer{before, after} {
+			if lost := c.check(w, n4); len(lost) > 0 {
+				t.Errorf("%d acknowledged writes are lost", len(lost))
+			}
+		}
+		t.Logf("while the card was bad: %d writes acknowledged, %d not stored", during.count(), c.missing(during, n4))
+		mend(m)
 		c.waitReady(2*time.Minute, next, s.Term+1)
 		c.readyStandby(t, m)
+	}
+
+	c.run("the card of the master is full", func(t *testing.T) {
+		leaves(t, func(m *node) { fill(t, m) }, func(m *node) { free(t, m) })
 	})
 
 	c.run("the card of the master goes read-only", func(t *testing.T) {
-		c.waitSteady(time.Minute)
-		m := c.mustMaster()
-		s, err := n4.status(within(t, 10*time.Second))
-		ok(t, err)
-		ok(t, m.CardFails(within(t, 10*time.Second)))
-		next := c.waitMasterOf(3*time.Minute, n4, s.Term+1)
-		w.waitFor(t, 30, time.Minute)
-		ok(t, m.PowerCut(within(t, 30*time.Second)))
-		ok(t, m.RepairCard(within(t, time.Minute)))
-		ok(t, m.Boot(within(t, time.Minute)))
-		c.waitReady(2*time.Minute, next, s.Term+1)
-		c.readyStandby(t, m)
+		leaves(t, func(m *node) { ok(t, m.CardFails(within(t, 10*time.Second))) }, func(m *node) {
+			ok(t, m.PowerCut(within(t, 30*time.Second)))
+			ok(t, m.RepairCard(within(t, time.Minute)))
+			ok(t, m.Boot(within(t, time.Minute)))
+		})
 	})
+}
 
-	c.run("nothing was lost", func(t *testing.T) {
-		w.end()
-		if lost := c.check(w, n4); len(lost) > 0 {
-			t.Errorf("%d acknowledged writes are lost", len(lost))
+// missing counts the acknowledged writes that are not there.
+func (c *cluster) missing(w *writer, from *node) int {
+	c.t.Helper()
+	list, err := c.client(from, 30*time.Second).List(within(c.t, time.Minute), metav1.ListOptions{})
+	ok(c.t, err)
+	there := map[string]bool{}
+	for _, o := range list.Items {
+		there[o.GetName()] = true
+	}
+	n := 0
+	for _, a := range w.acked {
+		if !there[a.name] {
+			n++
 		}
-	})
+	}
+	return n
 }
 
 // readyStandby waits until a host is a ready standby, as the voter sees it.
