@@ -9,9 +9,6 @@ import (
 )
 
 const (
-	// comeback is how long avahi-daemon may be away before the substitute takes over:
-	// a restart takes less, and a clean stop leaves a second before others forget.
-	comeback = 300 * time.Millisecond
 	// busRetry is the pause between attempts to reach D-Bus.
 	busRetry = 2 * time.Second
 	// offerRetry is when what avahi-daemon refused or did not answer is tried again.
@@ -70,21 +67,12 @@ func (d *daemon) session(ctx context.Context) (err error) {
 	defer d.bus.close()
 	defer d.finder.stop()
 	d.there, d.running = false, false
-	for _, m := range [][]dbus.MatchOption{
-		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, busName)},
-		{dbus.WithMatchSender(busName), dbus.WithMatchInterface(ifServer), dbus.WithMatchMember("StateChanged")},
-	} {
-		if err := d.bus.conn.AddMatchSignalContext(ctx, m...); err != nil {
-			return fmt.Errorf("listen on D-Bus: %w", err)
-		}
-	}
-	var has bool
-	if err := d.bus.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, busName).Store(&has); err != nil {
-		return fmt.Errorf("ask D-Bus for avahi-daemon: %w", err)
+	has, err := d.listen(ctx)
+	if err != nil {
+		return err
 	}
 	d.seen = ""
-	away, again := stopped(), stopped()
-	defer away.Stop()
+	again := stopped()
 	defer again.Stop()
 	if has {
 		d.arrived(ctx, again)
@@ -100,7 +88,7 @@ func (d *daemon) session(ctx context.Context) (err error) {
 		case <-d.bus.in.full:
 			return errFlooded
 		case s := <-d.bus.in.signals:
-			d.signal(ctx, s, away, again)
+			d.signal(ctx, s, again)
 		case <-d.b.wantedBy(d.running):
 			d.publish(ctx, again)
 		case <-again.C:
@@ -110,12 +98,26 @@ func (d *daemon) session(ctx context.Context) (err error) {
 			} else if d.there {
 				d.ask(ctx, again)
 			}
-		case <-away.C:
-			if !d.there {
-				d.without(ctx, notRunning)
-			}
 		}
 	}
+}
+
+// listen for avahi-daemon coming, going and changing, and tell whether it is there.
+func (d *daemon) listen(ctx context.Context) (has bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	for _, m := range [][]dbus.MatchOption{
+		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, busName)},
+		{dbus.WithMatchSender(busName), dbus.WithMatchInterface(ifServer), dbus.WithMatchMember("StateChanged")},
+	} {
+		if err := d.bus.conn.AddMatchSignalContext(ctx, m...); err != nil {
+			return false, fmt.Errorf("listen on D-Bus: %w", err)
+		}
+	}
+	if err := d.bus.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, busName).Store(&has); err != nil {
+		return false, fmt.Errorf("ask D-Bus for avahi-daemon: %w", err)
+	}
+	return has, nil
 }
 
 const notRunning = "avahi-daemon does not run"
@@ -134,7 +136,7 @@ func (b *Board) wantedBy(can bool) <-chan struct{} {
 	return b.wanted
 }
 
-func (d *daemon) signal(ctx context.Context, s *dbus.Signal, away, again *time.Timer) {
+func (d *daemon) signal(ctx context.Context, s *dbus.Signal, again *time.Timer) {
 	switch s.Name {
 	case "org.freedesktop.DBus.NameOwnerChanged":
 		var name, old, now string
@@ -145,11 +147,11 @@ func (d *daemon) signal(ctx context.Context, s *dbus.Signal, away, again *time.T
 			d.cfg.Log.Warn("avahi-daemon is gone")
 			d.there, d.running = false, false
 			d.finder.stop()
-			d.b.begin("", notRunning)
-			away.Reset(comeback)
+			// At once: others forget what a clean stop withdrew within a second, and a new
+			// avahi-daemon needs that long to find its host name.
+			d.without(ctx, notRunning)
 		}
 		if now != "" {
-			away.Stop()
 			d.arrived(ctx, again)
 		}
 	case ifServer + ".StateChanged":

@@ -299,7 +299,7 @@ func (l *lookup) resolved(s *dbus.Signal) {
 	}
 	ip, _ := netip.ParseAddr(addr)
 	e := Entry{Name: it.name, Type: it.typ, Host: strings.TrimSuffix(host, ".local"), Addr: ip, Port: int(port), Local: it.local || flags&flagsLocal != 0}
-	for _, t := range txt {
+	for _, t := range slices.Backward(txt) { // avahi-daemon has them the wrong way round
 		e.TXT = append(e.TXT, string(t))
 	}
 	l.b.found.see(it.id, e)
