@@ -28,8 +28,10 @@ type Config struct {
 	BusAddress string
 	Log        *slog.Logger
 
-	dial func(ctx context.Context, in *inbox) (*dbus.Conn, error) // tests
-	mdns mdns                                                     // tests
+	// Tests have their own D-Bus, library and addresses.
+	dial  func(ctx context.Context, in *inbox) (*dbus.Conn, error)
+	mdns  mdns
+	links func() links
 }
 
 // State of a service that is to be announced.

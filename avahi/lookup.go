@@ -2,6 +2,7 @@ package avahi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,6 +17,9 @@ const (
 	maxTypes = 100
 	// resolveRetry is when services that did not tell where they are are asked again.
 	resolveRetry = 30 * time.Second
+	// floodPause follows on more signals than could be handled: it will be the same
+	// at the next attempt.
+	floodPause = time.Minute
 )
 
 // lookThroughAvahi looks for services until ctx ends. It has a connection of its
@@ -28,7 +32,11 @@ func lookThroughAvahi(ctx context.Context, cfg Config, b *Board) {
 			return
 		}
 		cfg.Log.Warn("looking for services broke off", "err", err)
-		if !pause(ctx, busRetry) {
+		wait := busRetry
+		if errors.Is(err, errFlooded) {
+			wait = floodPause
+		}
+		if !pause(ctx, wait) {
 			return
 		}
 	}

@@ -56,6 +56,7 @@ func (r *rounds) run(ctx context.Context) {
 		if len(types) == 0 && !all {
 			ifs = nil
 		}
+		began, took := time.Now(), length
 		whole, missing := r.round(ctx, types, all, ifs, length)
 		switch {
 		case !whole || missing:
@@ -64,7 +65,8 @@ func (r *rounds) run(ctx context.Context) {
 			length = min(2*length, longRound)
 		}
 		r.b.found.settled()
-		wait := time.Duration(0)
+		// A round in which nothing could be asked ends at once.
+		wait := max(0, took-time.Since(began))
 		if all {
 			wait = allPause
 		}

@@ -89,6 +89,9 @@ func (z *zeroconfBackend) isOwn(host string) bool {
 
 // look finds the interfaces and addresses of now.
 func (z *zeroconfBackend) look() links {
+	if z.cfg.links != nil {
+		return z.cfg.links()
+	}
 	ifaces := z.cfg.Interfaces
 	if ifaces == nil {
 		ifaces = realInterfaces
