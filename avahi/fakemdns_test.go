@@ -79,13 +79,13 @@ func (f *fakeMDNS) browse(ctx context.Context, typ string, ifs []net.Interface, 
 }
 
 func (f *fakeMDNS) answer([]net.Interface) (hostAnswers, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.broken != nil {
 		return nil, f.broken
 	}
-	return f.forHosts(), nil
+	return fakeHosts{f}, nil
 }
-
-func (f *fakeMDNS) forHosts() hostAnswers { return fakeHosts{f} }
 
 type fakeHosts struct{ f *fakeMDNS }
 

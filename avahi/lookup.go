@@ -63,6 +63,7 @@ type item struct {
 	ifc, proto        int32
 	name, typ, domain string
 	local             bool
+	host              string          // where it was found last
 	resolver          dbus.ObjectPath // "" = none: it did not answer
 }
 
@@ -184,7 +185,7 @@ func (l *lookup) signal(ctx context.Context, s *dbus.Signal, retry *time.Timer) 
 	case ifBrowser + ".ItemNew", ifBrowser + ".ItemRemove":
 		return l.item(ctx, s, retry)
 	case ifResolver + ".Found":
-		l.resolved(s)
+		return l.resolved(ctx, s, retry)
 	case ifResolver + ".Failure":
 		if it := l.byPath[s.Path]; it != nil {
 			retry.Reset(resolveRetry)
@@ -272,7 +273,7 @@ func (l *lookup) unresolve(ctx context.Context, it *item) error {
 		return nil
 	}
 	delete(l.byPath, path)
-	it.resolver = ""
+	it.resolver, it.host = "", ""
 	return l.free(ctx, path, ifResolver)
 }
 
@@ -295,7 +296,7 @@ func (l *lookup) again(ctx context.Context, retry *time.Timer) error {
 }
 
 // resolved: where a service is, and what it says of itself.
-func (l *lookup) resolved(s *dbus.Signal) {
+func (l *lookup) resolved(ctx context.Context, s *dbus.Signal, retry *time.Timer) error {
 	it := l.byPath[s.Path]
 	var ifc, proto, aproto int32
 	var name, typ, domain, host, addr string
@@ -303,12 +304,22 @@ func (l *lookup) resolved(s *dbus.Signal) {
 	var txt [][]byte
 	var flags uint32
 	if it == nil || dbus.Store(s.Body, &ifc, &proto, &name, &typ, &domain, &host, &aproto, &addr, &port, &txt, &flags) != nil {
-		return
+		return nil
 	}
+	if it.host != "" && it.host != host {
+		// A service that moved to another host, as after a failover: avahi-daemon 0.8
+		// goes on telling the address of the old one. A fresh resolver knows better.
+		if err := l.unresolve(ctx, it); err != nil {
+			return err
+		}
+		return l.resolve(ctx, it, retry)
+	}
+	it.host = host
 	ip, _ := netip.ParseAddr(addr)
 	e := Entry{Name: it.name, Type: it.typ, Host: strings.TrimSuffix(host, ".local"), Addr: ip, Port: int(port), Local: it.local || flags&flagsLocal != 0}
 	for _, t := range slices.Backward(txt) { // avahi-daemon has them the wrong way round
 		e.TXT = append(e.TXT, string(t))
 	}
 	l.b.found.see(it.id, e)
+	return nil
 }
