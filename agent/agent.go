@@ -177,7 +177,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 		return err
 	}
 	a.monitor = health.New(health.Config{DataDir: cfg.DataDir, Clock: a.clock, Thresholds: a.opts.Health})
-	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Log: a.log})
+	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Host: cfg.Node, Log: a.log})
 	if err := a.buildHost(ifname); err != nil {
 		return err
 	}

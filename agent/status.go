@@ -13,6 +13,7 @@ import (
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/member"
+	"relevo.dev/relevo/avahi"
 	"relevo.dev/relevo/health"
 )
 
@@ -163,8 +164,8 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 		warn("the metrics page is not served", err.Error(), "")
 	}
 	for _, p := range a.board.Published() {
-		if p.Err != "" && time.Since(a.started) > time.Minute && a.cfg.MDNS.Backend != "off" {
-			warn("the service "+p.Name+" is not announced", p.Err, "")
+		if p.State != avahi.Announced && time.Since(a.started) > time.Minute && a.cfg.MDNS.Backend != "off" {
+			warn("the service "+p.Name+" is not announced", p.Reason, "")
 		}
 	}
 	slices.SortStableFunc(out, func(x, y api.Problem) int {

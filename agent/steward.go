@@ -64,7 +64,7 @@ func (a *agent) tags() map[string]string {
 func (a *agent) joinAddrs(context.Context) []string {
 	out := append([]string(nil), a.live.Load().Join...)
 	for _, e := range a.board.Found() {
-		if e.Type != relevoType || e.Value("cluster") != a.id.ClusterID() || e.Name == a.cfg.Node {
+		if e.Type != relevoType || e.Value("cluster") != a.id.ClusterID() || e.Name == a.cfg.Node || e.Local {
 			continue
 		}
 		if p, err := strconv.Atoi(e.Value("gossip")); err == nil && p > 0 && p < 65536 {
@@ -274,7 +274,7 @@ func (a *agent) readdress() {
 // announce declares what this host offers now.
 func (a *agent) announce() {
 	role := a.role()
-	services := []avahi.Service{{
+	services := map[string]avahi.Service{"agent": {
 		Name: a.cfg.Node, Type: relevoType, Port: a.cfg.Peer.Port,
 		TXT: []string{"cluster=" + a.id.ClusterID(), "name=" + a.id.Cluster(), "gossip=" + strconv.Itoa(a.cfg.Gossip.Port), "role=" + string(role), "version=" + a.opts.Version},
 	}}
@@ -285,11 +285,9 @@ func (a *agent) announce() {
 		} else {
 			k.Port = portOf(c.ControlPlane.API.URL)
 		}
-		services = append(services, k)
+		services["kubernetes"] = k
 	}
-	if err := a.board.Publish(services); err != nil {
-		a.log.Warn("service not announced", "err", err)
-	}
+	a.board.Publish(services)
 }
 
 // leftForGood is how long a member has to be gone on purpose before it is no server

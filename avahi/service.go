@@ -1,162 +1,128 @@
-// Package avahi announces services by DNS-SD and finds those of others: through
-// avahi-daemon over D-Bus where it runs, else by itself. What is announced is
-// declared as a whole set; what is found is a bounded snapshot. Names and texts
-// from the network are hostile until they are checked.
 package avahi
 
 import (
-	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
-// Limits. 63 and 255 bytes are DNS's own, 400 keeps an announcement in one packet
-// beside its other records, the rest bounds what strangers can make us remember.
+// Limits in bytes. 63 and 255 are DNS's own; 400 keeps an announcement in one packet
+// beside its other records.
 const (
-	MaxName    = 63
-	MaxTXT     = 255
-	MaxTXTs    = 400
-	maxEntries = 1000
+	MaxName = 63
+	MaxTXT  = 255
+	MaxTXTs = 400 // each string counts with its length byte
 )
+
+// maxSubtypes of one service: with the rest they stay far below the 32 entries that
+// avahi-daemon takes in a group.
+const maxSubtypes = 16
 
 // Service is something to announce.
 type Service struct {
-	Name string   // instance name: UTF-8, at most 63 bytes
-	Type string   // such as _http._tcp
-	Port int      // 1 to 65535
-	TXT  []string // key=value, at most 255 bytes each and 400 together
+	Name     string   // instance name: UTF-8, at most 63 bytes
+	Type     string   // such as _http._tcp
+	Subtypes []string // such as _printer
+	Port     int      // 1 to 65535
+	TXT      []string // key=value or key, at most 255 bytes each and 400 together
 	// Host and Addr announce an address that is not this host's own, such as a
-	// virtual IP, under a host label of its own. "" = this host.
+	// virtual IP, under a host label of its own. "" = this host. A Host without an
+	// Addr is the label of somebody who announces it himself.
 	Host string
 	Addr netip.Addr
 }
 
-// Check says what is wrong with a service.
+// Check says why a service cannot be announced just as it is.
 func (s Service) Check() error {
+	_, notes, err := s.Fit()
+	if err == nil && len(notes) > 0 {
+		err = fmt.Errorf("service %s: %s", Printable(s.Name, MaxName), strings.Join(notes, "; "))
+	}
+	return err
+}
+
+// Fit is the service as it can be announced: a name that is too long is cut, texts
+// that have no room are left out, and the notes say so. What cannot be announced at
+// all is an error.
+func (s Service) Fit() (fitted Service, notes []string, err error) {
+	wrong := func(format string, args ...any) (Service, []string, error) {
+		return Service{}, nil, fmt.Errorf("service %s: %w", Printable(s.Name, MaxName), fmt.Errorf(format, args...))
+	}
+	if len(s.Name) > MaxName && utf8.ValidString(s.Name) {
+		notes = append(notes, fmt.Sprintf("the name is cut: it has %d bytes, %d are allowed", len(s.Name), MaxName))
+		s.Name = cutBytes(s.Name, MaxName)
+	}
 	if err := checkName(s.Name); err != nil {
-		return fmt.Errorf("service name %q: %w", s.Name, err)
+		return wrong("this can be no name: %w", err)
 	}
 	if !ValidType(s.Type) {
-		return fmt.Errorf("service %q: type %q: a type such as _http._tcp is allowed", s.Name, s.Type)
+		return wrong("type %s: something like _http._tcp or _sip._udp is allowed, with at most 15 letters, digits and hyphens", Printable(s.Type, MaxName))
 	}
 	if s.Port < 1 || s.Port > 65535 {
-		return fmt.Errorf("service %q: port %d: 1 to 65535 is allowed", s.Name, s.Port)
+		return wrong("port %d: 1 to 65535 is allowed", s.Port)
 	}
+	if s.Addr.IsValid() && s.Host == "" {
+		return wrong("an address needs a host label of its own")
+	}
+	if s.Host != "" {
+		if err := checkHost(s.Host); err != nil {
+			return wrong("host label %s: %w", Printable(s.Host, MaxName), err)
+		}
+	}
+	if s.Addr.IsUnspecified() || s.Addr.IsMulticast() || s.Addr.Zone() != "" {
+		return wrong("%v is no address that a host can be reached at", s.Addr)
+	}
+	s.Addr = s.Addr.Unmap()
+	s.Subtypes = slices.Compact(slices.Sorted(slices.Values(s.Subtypes)))
+	if len(s.Subtypes) > maxSubtypes {
+		return wrong("%d subtypes, %d are allowed", len(s.Subtypes), maxSubtypes)
+	}
+	for _, t := range s.Subtypes {
+		if !validSubtype(t) {
+			return wrong("subtype %s: something like _printer is allowed", Printable(t, MaxName))
+		}
+	}
+	txt, left := fitTXT(s.TXT)
+	s.TXT = txt
+	return s, append(notes, left...), nil
+}
+
+// fitTXT keeps the strings that are allowed and have room, in their order.
+func fitTXT(txt []string) (kept, notes []string) {
 	total := 0
-	for _, t := range s.TXT {
-		total += len(t) + 1
-		if len(t) > MaxTXT || strings.HasPrefix(t, "=") {
-			return fmt.Errorf("service %q: TXT %.20q…: key=value of at most %d bytes is allowed", s.Name, t, MaxTXT)
+	for _, t := range txt {
+		err := checkTXT(t)
+		if err == nil && total+1+len(t) > MaxTXTs {
+			err = fmt.Errorf("all texts together would have %d bytes, %d are allowed", total+1+len(t), MaxTXTs)
 		}
-	}
-	if total > MaxTXTs {
-		return fmt.Errorf("service %q: TXT records of %d bytes: %d together are allowed", s.Name, total, MaxTXTs)
-	}
-	if (s.Host == "") != !s.Addr.IsValid() {
-		return fmt.Errorf("service %q: a host label and its address go together", s.Name)
-	}
-	return nil
-}
-
-func checkName(name string) error {
-	switch {
-	case name == "" || len(name) > MaxName:
-		return fmt.Errorf("1 to %d bytes are allowed, these are %d", MaxName, len(name))
-	case !utf8.ValidString(name):
-		return errors.New("it is not UTF-8")
-	case strings.ContainsFunc(name, unicode.IsControl):
-		return errors.New("control characters are not allowed")
-	}
-	return nil
-}
-
-// ValidType checks a service type by RFC 6763: _name._tcp or _name._udp, where
-// name has at most 15 letters, digits and hyphens.
-func ValidType(t string) bool {
-	name, ok := strings.CutSuffix(t, "._tcp")
-	if !ok {
-		name, ok = strings.CutSuffix(t, "._udp")
-	}
-	name, under := strings.CutPrefix(name, "_")
-	if !ok || !under || name == "" || len(name) > 15 || name[0] == '-' || name[len(name)-1] == '-' {
-		return false
-	}
-	for _, c := range name {
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-') {
-			return false
-		}
-	}
-	return true
-}
-
-func (s Service) key() string { return s.Type + "\x00" + s.Name }
-
-func (s Service) sameRecords(o Service) bool {
-	return s.key() == o.key() && s.Port == o.Port && s.Host == o.Host && s.Addr == o.Addr
-}
-
-// Entry is a service that was found.
-type Entry struct {
-	Name string
-	Type string
-	Host string
-	Addr netip.Addr
-	Port int
-	TXT  []string
-}
-
-// Value is the value of a TXT key, "" if it is not there.
-func (e Entry) Value(key string) string {
-	for _, t := range e.TXT {
-		if k, v, _ := strings.Cut(t, "="); strings.EqualFold(k, key) {
-			return v
-		}
-	}
-	return ""
-}
-
-// clean makes an entry from the network harmless, or refuses it.
-func (e Entry) clean() (Entry, bool) {
-	if checkName(e.Name) != nil || !ValidType(e.Type) || e.Port < 1 || e.Port > 65535 || len(e.Host) > 255 || !e.Addr.IsValid() {
-		return e, false
-	}
-	var txt []string
-	total := 0
-	for _, t := range e.TXT {
-		total += len(t)
-		if len(t) > MaxTXT || total > 4*MaxTXTs || !utf8.ValidString(t) || strings.ContainsFunc(t, unicode.IsControl) {
+		if err != nil {
+			key, _, _ := strings.Cut(t, "=")
+			notes = append(notes, fmt.Sprintf("the text %s is left out: %v", Printable(key, 40), err))
+			if len(notes) == 8 {
+				return kept, append(notes, "and perhaps more")
+			}
 			continue
 		}
-		txt = append(txt, t)
+		total += 1 + len(t)
+		kept = append(kept, t)
 	}
-	e.TXT = txt
-	e.Host = strings.ToValidUTF8(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return -1
-		}
-		return r
-	}, e.Host), "")
-	return e, true
+	return kept, notes
 }
 
-func sortEntries(es []Entry) []Entry {
-	slices.SortFunc(es, func(a, b Entry) int {
-		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr))
-	})
-	return es
+// checkTXT says why a string can be no text of a service (RFC 6763, 6.4): a value
+// may have any bytes, its key may not.
+func checkTXT(t string) error {
+	key, _, _ := strings.Cut(t, "=")
+	switch {
+	case key == "":
+		return errors.New("a text is key=value")
+	case len(t) > MaxTXT:
+		return fmt.Errorf("it has %d bytes, %d are allowed", len(t), MaxTXT)
+	case strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }):
+		return errors.New("a key has printable ASCII only")
+	}
+	return nil
 }
-
-// backend is one way to announce and to find.
-type backend interface {
-	// run works until ctx ends, or until the backend is gone (an error).
-	run(ctx context.Context, b *Board) error
-}
-
-// dots are label separators to zeroconf, also within a name.
-func undot(name string) string { return strings.ReplaceAll(name, ".", "·") }

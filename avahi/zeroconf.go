@@ -1,274 +1,304 @@
 package avahi
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"log"
+	"maps"
 	"net"
 	"net/netip"
-	"os"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/grandcat/zeroconf"
+	"golang.org/x/sync/errgroup"
 )
-
-// zeroBackend is mDNS of our own, for hosts without avahi-daemon. The library asks
-// only until its first answer and never tells of removals, so it looks in rounds
-// with a fresh resolver each and compares.
-type zeroBackend struct {
-	cfg   Config
-	until func() error // not nil: an error ends the backend
-
-	servers map[string]*announced
-	missed  map[string]int // by type and id: rounds without an answer
-}
-
-type announced struct {
-	want  Service
-	addrs string
-	srv   *zeroconf.Server
-}
 
 const (
-	roundLength = 3 * time.Second
-	roundPause  = 7 * time.Second
-	missedMax   = 3 // rounds; a lost packet is no removal
+	// linksEvery is how often interfaces and addresses are looked at.
+	linksEvery = 5 * time.Second
+	// lookUpFor is how long others have to say that they have a name: a probe of
+	// multicast DNS takes 750 ms.
+	lookUpFor = time.Second
+	// maxServers is how many services the library announces: each costs two sockets
+	// and 128 KiB of buffers.
+	maxServers = 64
+	// atOnce is how many questions are asked at once, with a socket each.
+	atOnce = 8
 )
 
-// realInterfaces leaves out what belongs to containers and tunnels: on those
-// nobody listens, and answering there makes avahi-daemon on other hosts rename.
-func realInterfaces() []net.Interface {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil
-	}
-	var out []net.Interface
-next:
-	for _, i := range all {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagMulticast == 0 || i.Flags&net.FlagLoopback != 0 {
-			continue
-		}
-		for _, p := range []string{"veth", "cni", "docker", "flannel", "br-", "virbr", "tun", "tap", "wg", "cali", "kube"} {
-			if strings.HasPrefix(i.Name, p) {
-				continue next
-			}
-		}
-		out = append(out, i)
-	}
-	return out
+// zeroconfBackend is multicast DNS of our own, for hosts without avahi-daemon.
+type zeroconfBackend struct {
+	b    *Board
+	cfg  Config
+	mdns mdns
+
+	label   string
+	links   links
+	have    map[string]*registered // by key
+	names   map[string]namedFor    // the newest name of each key, so that it keeps it
+	refused map[string]retryAt
+	hosts   hostAnswers
+	labels  atomic.Pointer[map[string][]netip.Addr] // host labels that are ours, folded
 }
 
-func addrsOf(ifs []net.Interface) []string {
-	var out []string
-	for _, i := range ifs {
-		as, _ := i.Addrs()
-		for _, a := range as {
-			if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil {
-				out = append(out, n.IP.String())
-			}
-		}
-	}
-	return out
+type registered struct {
+	offer offer
+	name  string
+	stop  func()
 }
 
-func (z *zeroBackend) run(ctx context.Context, b *Board) error {
-	// The library logs to the global logger, about every odd packet of strangers.
-	log.SetOutput(io.Discard)
-	z.servers, z.missed = map[string]*announced{}, map[string]int{}
-	defer func() {
-		for _, a := range z.servers {
-			a.srv.Shutdown()
+type retryAt struct {
+	offer offer
+	at    time.Time
+}
+
+func (z *zeroconfBackend) run(ctx context.Context, why string) {
+	z.mdns = z.cfg.mdns
+	if z.mdns == nil {
+		z.mdns = grandcat{}
+	}
+	z.label = ownLabel(z.cfg.Host)
+	z.links, z.have, z.names, z.refused = links{}, map[string]*registered{}, map[string]namedFor{}, map[string]retryAt{}
+	z.labels.Store(&map[string][]netip.Addr{})
+	z.b.begin("zeroconf", why)
+	r := rounds{b: z.b, mdns: z.mdns, log: z.cfg.Log, interfaces: func() []net.Interface { return z.look().ifs }, local: z.isOwn}
+	var finder worker
+	finder.start(ctx, r.run)
+	defer finder.stop()
+	defer z.withdraw()
+	t := time.NewTicker(linksEvery)
+	defer t.Stop()
+	for {
+		z.publish(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-z.b.wanted:
+		case <-t.C:
 		}
-	}()
+	}
+}
+
+func (z *zeroconfBackend) isOwn(host string) bool {
+	_, ok := (*z.labels.Load())[foldName(host)]
+	return ok
+}
+
+// look finds the interfaces and addresses of now.
+func (z *zeroconfBackend) look() links {
+	if z.cfg.links != nil {
+		return z.cfg.links()
+	}
 	ifaces := z.cfg.Interfaces
 	if ifaces == nil {
 		ifaces = realInterfaces
 	}
-	for {
-		ifs := ifaces()
-		if len(ifs) > 0 {
-			z.publish(b, ifs)
-			z.round(ctx, b, ifs)
-			z.publish(b, ifs)
-		}
-		t := time.NewTimer(roundPause)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return nil
-		case <-b.wanted:
-			t.Stop()
-		case <-t.C:
-		}
-		if z.until != nil {
-			if err := z.until(); err != nil {
-				return err
-			}
-		}
+	return linksOf(ifaces(), systemAddrs)
+}
+
+func (z *zeroconfBackend) withdraw() {
+	for _, r := range z.have {
+		r.stop()
+	}
+	clear(z.have)
+	z.stopHosts()
+}
+
+func (z *zeroconfBackend) stopHosts() {
+	if z.hosts != nil {
+		z.hosts.stop()
+		z.hosts = nil
 	}
 }
 
 // publish makes what is announced what is wanted, on the addresses of now.
-func (z *zeroBackend) publish(b *Board, ifs []net.Interface) {
-	want := map[string]Service{}
-	for _, s := range b.wants() {
-		want[s.key()] = s
+func (z *zeroconfBackend) publish(ctx context.Context) {
+	want := z.b.wants()
+	vips := map[netip.Addr]bool{}
+	for _, o := range want {
+		vips[o.Addr] = true
 	}
-	host, _ := os.Hostname()
-	host, _, _ = strings.Cut(host, ".")
-	own := addrsOf(ifs)
-	for key, a := range z.servers {
-		s, ok := want[key]
-		if !ok || !s.sameRecords(a.want) || a.addrs != strings.Join(own, " ") {
-			a.srv.Shutdown()
-			delete(z.servers, key)
-			b.unnote(key)
-		} else if !equalTXT(a.want.TXT, s.TXT) {
-			a.srv.SetText(s.TXT)
-			a.want = s
+	now := z.look().without(vips)
+	if !now.equal(z.links) {
+		z.withdraw()
+		z.links = now
+	}
+	if len(now.addrs) == 0 {
+		for key, o := range want {
+			z.b.note(key, o, standing{Waiting, o.Name, "there is no interface with an IPv4 address to announce it on"})
+		}
+		return
+	}
+	have := make(map[string]offer, len(z.have))
+	for key, r := range z.have {
+		have[key] = r.offer
+	}
+	p := planFor(have, want)
+	again := slices.Concat(p.change, p.text) // the library has no safe way to change texts
+	for _, key := range slices.Concat(p.drop, again) {
+		z.have[key].stop()
+		delete(z.have, key)
+	}
+	gone := func(key string) bool { _, ok := want[key]; return !ok }
+	maps.DeleteFunc(z.names, func(key string, _ namedFor) bool { return gone(key) })
+	maps.DeleteFunc(z.refused, func(key string, _ retryAt) bool { return gone(key) })
+	z.answerFor(want, len(p.drop)+len(again) > 0)
+	z.add(ctx, slices.Concat(again, p.add), want)
+}
+
+// answerFor makes host labels known; again where a withdrawn service took the
+// addresses of its host with it.
+func (z *zeroconfBackend) answerFor(want map[string]offer, again bool) {
+	labels := map[string][]netip.Addr{foldName(z.label): z.links.addrs}
+	for _, o := range want {
+		if o.Addr.IsValid() {
+			labels[foldName(o.Host)] = []netip.Addr{o.Addr}
 		}
 	}
-	for key, s := range want {
-		if z.servers[key] != nil || len(own) == 0 {
-			continue
-		}
-		// A label of our own: with the host's, an avahi-daemon elsewhere would believe
-		// in a second host of this name.
-		label, addrs := host+"-relevo", own
-		if s.Host != "" {
-			label, addrs = s.Host, []string{s.Addr.String()}
-		}
-		name := z.free(b, s)
-		srv, err := zeroconf.RegisterProxy(undot(name), s.Type, "local.", s.Port, label, addrs, s.TXT, ifs)
+	if len(want) == 0 {
+		clear(labels)
+	}
+	z.labels.Store(&labels)
+	if z.hosts == nil && len(labels) > 0 {
+		h, err := z.mdns.answer(z.links.ifs)
 		if err != nil {
-			z.cfg.Log.Warn("service not announced", "name", s.Name, "type", s.Type, "err", err)
-			b.note(s, name, err)
-			continue
+			z.cfg.Log.Debug("host names are not answered for", "err", err)
+			return
 		}
-		z.servers[key] = &announced{s, strings.Join(own, " "), srv}
-		b.note(s, name, nil)
+		z.hosts = h
+	}
+	if z.hosts != nil {
+		z.hosts.set(labels)
+		if again {
+			z.hosts.announce()
+		}
 	}
 }
 
-// free is the name, or a numbered one if another host announces it already.
-func (z *zeroBackend) free(b *Board, s Service) string {
-	taken := map[string]bool{}
-	for _, e := range b.Found() {
-		if e.Type == s.Type {
-			taken[e.Name] = true
+// add announces what is not announced, under names that are free.
+func (z *zeroconfBackend) add(ctx context.Context, keys []string, want map[string]offer) {
+	keys = slices.DeleteFunc(keys, func(key string) bool {
+		r, ok := z.refused[key]
+		return ok && r.offer.same(want[key]) && time.Now().Before(r.at)
+	})
+	ask := map[string]bool{}
+	for _, key := range keys {
+		if z.known(key, want[key]) == "" {
+			ask[want[key].Type] = true
 		}
 	}
-	name := s.Name
-	for i := 2; taken[undot(name)] && i < 100; i++ {
-		suffix := fmt.Sprintf(" #%d", i)
-		name = s.Name[:min(len(s.Name), MaxName-len(suffix))] + suffix
+	taken, lookErr := z.taken(ctx, ask)
+	if ctx.Err() != nil {
+		return
 	}
-	return name
-}
-
-// round asks once for every type and compares with what was there.
-func (z *zeroBackend) round(ctx context.Context, b *Board, ifs []net.Interface) {
-	for _, typ := range z.cfg.Browse {
-		seen := map[string]bool{}
-		err := browse(ctx, typ, ifs, func(e Entry) {
-			id := e.Name + "@" + e.Addr.String()
-			if z.ours(b, e) {
-				return
+	for _, key := range keys {
+		o := want[key]
+		name, err := z.known(key, o), error(nil)
+		if name == "" {
+			if name, err = z.free(o, taken); lookErr != nil {
+				err = lookErr
 			}
-			seen[id] = true
-			b.see(typ, id, e)
-		})
+		}
+		if err == nil {
+			err = z.register(key, o, name)
+		}
 		if err != nil {
-			z.cfg.Log.Debug("looking for services failed", "type", typ, "err", err)
+			z.refused[key] = retryAt{o, time.Now().Add(offerRetry)}
+			z.b.note(key, o, standing{Refused, o.Name, err.Error()})
 			continue
 		}
-		b.mu.Lock()
-		var ids []string
-		for id := range b.found[typ] {
-			ids = append(ids, id)
-		}
-		b.mu.Unlock()
-		for _, id := range ids {
-			key := typ + id
-			if seen[id] {
-				delete(z.missed, key)
-			} else if z.missed[key]++; z.missed[key] >= missedMax {
-				delete(z.missed, key)
-				b.lose(typ, id)
-			}
-		}
+		delete(z.refused, key)
 	}
 }
 
-func (z *zeroBackend) ours(b *Board, e Entry) bool {
-	for _, p := range b.Published() {
-		if p.Type == e.Type && undot(p.ActualName) == e.Name && p.Port == e.Port && z.servers[p.key()] != nil {
-			return true
-		}
-	}
-	return false
+// known is the name that a service had until just now.
+func (z *zeroconfBackend) known(key string, o offer) string {
+	return cmp.Or(z.names[key].of(o), z.b.ownName(key, o))
 }
 
-// browse is one round of questions.
-func browse(ctx context.Context, typ string, ifs []net.Interface, each func(Entry)) error {
-	r, err := zeroconf.NewResolver(zeroconf.SelectIPTraffic(zeroconf.IPv4), zeroconf.SelectIfaces(ifs))
+func (z *zeroconfBackend) register(key string, o offer, name string) error {
+	if len(z.have) >= maxServers {
+		return fmt.Errorf("without avahi-daemon %d services can be announced: install avahi-daemon", maxServers)
+	}
+	label, addrs := z.label, z.links.addrs
+	var notes []string
+	if o.Host != "" {
+		label = o.Host
+		if addrs = nil; o.Addr.IsValid() {
+			addrs = []netip.Addr{o.Addr}
+		}
+	}
+	// The library takes dots off the end of a name, and only them.
+	if s := strings.TrimRight(name, "."); s != name {
+		name = s
+		notes = append(notes, "without avahi-daemon, a name has no dots at its end")
+	}
+	if name == "" {
+		return fmt.Errorf("service %s: without avahi-daemon this can be no name", o.Name)
+	}
+	if len(o.Subtypes) > 0 {
+		notes = append(notes, "without avahi-daemon, subtypes are not announced")
+	}
+	if name != o.Name && len(notes) == 0 {
+		notes = append(notes, "another host has the name "+o.Name)
+	}
+	as := o
+	as.Name = name
+	stop, err := z.mdns.register(as, label, addrs, z.links.ifs)
 	if err != nil {
-		return err
+		return fmt.Errorf("announce %s: %w", o.Name, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, roundLength)
-	defer cancel()
-	entries := make(chan *zeroconf.ServiceEntry, 64)
-	if err := r.Browse(ctx, typ, "local.", entries); err != nil {
-		return err
-	}
-	for n := 0; ; n++ {
-		select {
-		case <-ctx.Done():
-			for range entries { // the library closes it, and must not block until then
+	z.have[key] = &registered{offer: o, name: name, stop: stop}
+	z.names[key] = namedFor{o.Type, o.Name, name}
+	z.b.note(key, o, standing{Announced, name, join(notes...)})
+	return nil
+}
+
+// taken asks which names others have.
+func (z *zeroconfBackend) taken(ctx context.Context, types map[string]bool) (map[[2]string]Entry, error) {
+	var mu sync.Mutex
+	out := map[[2]string]Entry{}
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for t := range types {
+		g.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, lookUpFor)
+			defer cancel()
+			err := z.mdns.browse(ctx, t, z.links.ifs, func(e Entry) {
+				mu.Lock()
+				defer mu.Unlock()
+				out[[2]string{t, foldName(e.Name)}] = e
+			})
+			if err != nil {
+				return fmt.Errorf("ask whether names are free: %w", err)
 			}
 			return nil
-		case e, ok := <-entries:
-			if !ok {
-				return nil
-			}
-			if n >= maxEntries {
-				return errors.New("too many answers")
-			}
-			for _, ip := range e.AddrIPv4 {
-				if a, ok := netip.AddrFromSlice(ip.To4()); ok {
-					each(Entry{Name: unescape(e.Instance), Type: typ, Host: strings.TrimSuffix(e.HostName, ".local."), Addr: a, Port: e.Port, TXT: e.Text})
-				}
-			}
-		}
+		})
 	}
+	return out, g.Wait()
 }
 
-// unescape undoes the library's presentation format: \032 and \. become bytes.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if c != '\\' || i+1 >= len(s) {
-			b.WriteByte(c)
-			continue
+// free is the service's name, or the next that neither another host nor another
+// service of this host has.
+func (z *zeroconfBackend) free(o offer, taken map[[2]string]Entry) (string, error) {
+	own := map[string]bool{}
+	for _, r := range z.have {
+		if r.offer.Type == o.Type {
+			own[foldName(r.name)] = true
 		}
-		i++
-		if i+2 < len(s) && isDigit(s[i]) && isDigit(s[i+1]) && isDigit(s[i+2]) {
-			if n := int(s[i]-'0')*100 + int(s[i+1]-'0')*10 + int(s[i+2]-'0'); n < 256 {
-				b.WriteByte(byte(n))
-				i += 2
-				continue
-			}
-		}
-		b.WriteByte(s[i])
 	}
-	return b.String()
+	label := cmp.Or(o.Host, z.label)
+	name := o.Name
+	for range maxTries {
+		e, ok := taken[[2]string{o.Type, foldName(name)}]
+		// Who announces the same host and port is no other: an earlier process of ours.
+		if (!ok || foldName(e.Host) == foldName(label) && e.Port == o.Port) && !own[foldName(name)] {
+			return name, nil
+		}
+		name = alternative(name)
+	}
+	return "", fmt.Errorf("service %s: others have this name and the next %d", o.Name, maxTries-1)
 }
-
-func isDigit(c byte) bool { return c >= '0' && c <= '9' }

@@ -128,7 +128,7 @@ func (r *run) e2e(pattern string) {
 		r.skip("end-to-end tests on real hosts: they need root (sudo make e2e)")
 		return
 	}
-	r.goTest("end-to-end, on real hosts", "-tags", "e2e", "-timeout", "40m", "-p", "1", "-run", pattern, "./test/hosts", "./test/e2e", "./agent/kube")
+	r.goTest("end-to-end, on real hosts", "-tags", "e2e", "-timeout", "40m", "-p", "1", "-run", pattern, "./test/hosts", "./test/e2e", "./agent/kube", "./avahi")
 }
 
 func (r *run) skip(what string) {

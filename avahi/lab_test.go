@@ -1,0 +1,287 @@
+//go:build e2e
+
+package avahi
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// labHost is a host of its own on this machine, as far as multicast DNS can tell: its
+// own network, processes and /run, a dbus-daemon, and an avahi-daemon when it is
+// started. Everything on it ends with its first process.
+type labHost struct {
+	t       *testing.T
+	name    string
+	pid     string
+	dir     string
+	bus     string
+	started []*exec.Cmd
+}
+
+const busConfig = `<busconfig><type>system</type><listen>unix:path=%s</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>`
+
+const avahiConfig = `[server]
+host-name=%s
+use-ipv4=yes
+use-ipv6=no
+[publish]
+publish-workstation=yes
+`
+
+// lab makes two hosts with a cable between them, 10.77.0.1 and .2.
+func lab(t *testing.T) (h [2]*labHost) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: real hosts take their time")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: hosts of their own need root")
+	}
+	for _, tool := range []string{"unshare", "nsenter", "ip", "dbus-daemon", "avahi-daemon", "avahi-browse", "avahi-resolve"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("SKIPPED: %v; apt-get install dbus avahi-daemon avahi-utils iproute2", err)
+		}
+	}
+	for i := range h {
+		h[i] = newLabHost(t, fmt.Sprintf("lab%d", i+1))
+	}
+	run := func(name string, args ...string) {
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v: %s", name, args, err, out)
+		}
+	}
+	run("ip", "link", "add", "eth0", "netns", h[0].pid, "type", "veth", "peer", "name", "eth0", "netns", h[1].pid)
+	for i := range h {
+		for _, line := range []string{"link set lo up", fmt.Sprintf("addr add 10.77.0.%d/24 dev eth0", i+1), "link set eth0 up"} {
+			if out, err := h[i].command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %s: %v: %s", line, err, out)
+			}
+		}
+		h[i].startBus()
+	}
+	return h
+}
+
+func newLabHost(t *testing.T, name string) *labHost {
+	dir, err := os.MkdirTemp("", "lab") // short: a socket's path has 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	// It ends when this process does, for then nobody holds its standard input.
+	first := exec.Command("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+		"sh", "-c", "mount -t tmpfs tmpfs /run && mkdir /run/avahi-daemon && echo up && cat")
+	stdin, err := first.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := first.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	h := &labHost{t: t, name: name, dir: dir, bus: "unix:path=" + filepath.Join(dir, "bus")}
+	t.Cleanup(func() {
+		stdin.Close()
+		first.Wait()
+		for _, c := range h.started {
+			c.Wait()
+		}
+	})
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		t.Skipf("SKIPPED: no namespaces here: %q, %v", line, err)
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", first.Process.Pid, first.Process.Pid))
+	if err != nil {
+		t.Skipf("SKIPPED: this kernel does not tell a process's children: %v", err)
+	}
+	h.pid = strings.TrimSpace(string(children))
+	return h
+}
+
+// command runs on the host.
+func (h *labHost) command(name string, args ...string) *exec.Cmd {
+	c := exec.Command("nsenter", append([]string{"-t", h.pid, "-n", "-m", "-p", "--", name}, args...)...)
+	c.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+h.bus)
+	return c
+}
+
+func (h *labHost) start(c *exec.Cmd) {
+	if err := c.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.started = append(h.started, c) // the host's end ends it
+}
+
+func (h *labHost) file(name, text string) string {
+	path := filepath.Join(h.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	return path
+}
+
+func (h *labHost) startBus() {
+	socket := filepath.Join(h.dir, "bus")
+	h.start(h.command("dbus-daemon", "--nofork", "--config-file="+h.file("bus.conf", fmt.Sprintf(busConfig, socket))))
+	until(h.t, "dbus-daemon listens", func() bool { _, err := os.Stat(socket); return err == nil })
+}
+
+func (h *labHost) startAvahi() {
+	h.start(h.command("avahi-daemon", "--no-drop-root", "--no-chroot", "--no-rlimits", "-f", h.file("avahi.conf", fmt.Sprintf(avahiConfig, h.name))))
+}
+
+// endAvahi by a signal, and wait until it is off the bus.
+func (h *labHost) endAvahi(signal string) {
+	if out, err := h.command("sh", "-c", "kill -"+signal+" $(cat /run/avahi-daemon/pid) && rm -f /run/avahi-daemon/pid").CombinedOutput(); err != nil {
+		h.t.Fatalf("%v: %s", err, out)
+	}
+	until(h.t, "avahi-daemon is off the bus", func() bool { return h.hostName() == "" })
+}
+
+// hostName that avahi-daemon has; "" = it does not run.
+func (h *labHost) hostName() (name string) {
+	c, err := dbus.Connect(h.bus)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer c.Close()
+	var state int32
+	o := c.Object(busName, "/")
+	if o.Call(ifServer+".GetState", dbus.FlagNoAutoStart).Store(&state) != nil || state != serverRunning {
+		return ""
+	}
+	o.Call(ifServer+".GetHostName", dbus.FlagNoAutoStart).Store(&name)
+	return name
+}
+
+// output is what a command that goes on has said until now.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) lines() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Split(strings.TrimSpace(o.buf.String()), "\n")
+}
+
+// browse watches a type with avahi-browse: what came ("=") and went ("-").
+func (h *labHost) browse(typ string) *output {
+	o := &output{}
+	c := h.command("avahi-browse", "-rp", typ)
+	c.Stdout = o
+	h.start(c)
+	return o
+}
+
+// board is a board in this process, which only speaks with the host's D-Bus.
+func (h *labHost) board(backend string, browse ...string) *Board {
+	b := New(Config{Backend: backend, Browse: browse, BusAddress: h.bus, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(h.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.Run(ctx)
+	}()
+	h.t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return b
+}
+
+// boardProcess is a board on the host itself, for what opens sockets. It takes sets
+// of services, one line each, and says how they stand.
+func (h *labHost) boardProcess(backend string) (publish func(map[string]Service), says *output) {
+	exe, err := os.Executable()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	c := h.command(exe, "-test.run", "^TestBoardProcess$")
+	c.Env = append(c.Env, "AVAHI_TEST_BOARD="+backend, "AVAHI_TEST_HOST="+h.name)
+	says = &output{}
+	c.Stdout, c.Stderr = says, os.Stderr
+	stdin, err := c.StdinPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.start(c)
+	h.t.Cleanup(func() { stdin.Close() })
+	return func(want map[string]Service) {
+		if err := json.NewEncoder(stdin).Encode(want); err != nil {
+			h.t.Error(err)
+		}
+	}, says
+}
+
+func TestBoardProcess(t *testing.T) {
+	backend := os.Getenv("AVAHI_TEST_BOARD")
+	if backend == "" {
+		t.Skip("only started by tests with hosts of their own")
+	}
+	b := New(Config{Backend: backend, Browse: []string{"_http._tcp"}, Host: os.Getenv("AVAHI_TEST_HOST"), Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer cancel()
+		for in := json.NewDecoder(os.Stdin); ; {
+			var want map[string]Service
+			if err := in.Decode(&want); err != nil {
+				if err != io.EOF {
+					t.Error(err)
+				}
+				return
+			}
+			b.Publish(want)
+		}
+	}()
+	go func() {
+		for {
+			select {
+			case <-b.Changes():
+				fmt.Println("stands", strconv.Quote(b.Backend()), stands(b), list(b))
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	b.Run(ctx)
+}
+
+// until waits for what has to come.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	end := time.Now().Add(30 * time.Second)
+	for !done() {
+		if time.Now().After(end) {
+			t.Fatalf("it did not come to this: %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
