@@ -138,6 +138,9 @@ func TestWallClock(t *testing.T) {
 			}},
 			{"everybody", func(t *testing.T) []*node { return c.nodes }},
 		} {
+			if f.name != "everybody" && os.Getenv("NEMESIS") == "" {
+				continue // half a minute each; `make nemesis` has them all
+			}
 			c.run(fmt.Sprintf("%s is in %d", f.name, year), func(t *testing.T) {
 				c.waitSteady(time.Minute)
 				w := c.startWriter(n4, strings.ReplaceAll(strings.ToLower(t.Name()[strings.Index(t.Name(), "/")+1:]), "_", "-"))
@@ -160,5 +163,5 @@ func TestWallClock(t *testing.T) {
 			})
 		}
 	}
-	t.Logf("term %d at the end: %d changes of master in 8 wrong clocks", term, term-1)
+	t.Logf("term %d at the end: %d changes of master in wrong clocks", term, term-1)
 }
