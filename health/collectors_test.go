@@ -301,6 +301,21 @@ func TestWhichLinks(t *testing.T) {
 			t.Errorf("%s: %q, want %q", board, got, want)
 		}
 	}
+	// /sys is of another network than the process is in.
+	h := boot(t, boards(t)["container"])
+	h.remove("sys/class/net/host0")
+	h.put("sys/class/net/eth7/device/", "")
+	h.put("sys/class/net/eth7/operstate", "up")
+	h.next()
+	r := h.next()
+	if names(r) != "host0" || r.Links[0].Up != Maybe || !r.Links[0].Packets.known || h.has.stale {
+		t.Errorf("%+v", r.Links)
+	}
+	h.put("proc/net/dev", " ../../..: 1 2 3 4 5 6 7 8 9 10 11 12\n a/b: 1\n: 1\n aVeryLongNameIndeed: 1\n")
+	h.gone()
+	if r := h.next(); r.Links != nil {
+		t.Errorf("%+v", r.Links)
+	}
 }
 
 func TestUnits(t *testing.T) {
