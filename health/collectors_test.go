@@ -139,6 +139,9 @@ func TestStalledDrive(t *testing.T) {
 	if d := say("8 0 sda 10 0 100 10 25 0 200 31400 0 5 9 0 0 0 0 8 370"); d.WriteSeconds.known {
 		t.Errorf("nothing was written, nothing waits: %+v", d)
 	}
+	if d := say("8 0 sda 10 0 100 10 25 0 200 31400 1 5 9 0 0 0 0 8 370"); d.WriteSeconds.known {
+		t.Errorf("what has only begun is not slow: %+v", d)
+	}
 	if d := say("8 0 sda 1 0 1 1 3 0 2 4 0 5 9"); d.WriteSeconds.known || d.FlushSeconds.known || d.Read != Of(512) {
 		t.Errorf("counters went back: %+v", d)
 	}

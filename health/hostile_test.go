@@ -189,6 +189,17 @@ func TestFIFO(t *testing.T) {
 	}
 }
 
+// A file without end is read as far as it may be, and the buffer stays as large.
+func TestReadIsBounded(t *testing.T) {
+	h := boot(t, fixture{"proc/huge": strings.Repeat("x", 9*maxFile)})
+	for range 2 {
+		b, err := h.Monitor.files.read("/proc/huge")
+		if err != nil || len(b) != maxFile || cap(h.Monitor.files.buf) > 2*maxFile {
+			t.Errorf("%d bytes in a buffer of %d, %v", len(b), cap(h.Monitor.files.buf), err)
+		}
+	}
+}
+
 func TestPrintable(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "", "a\x00b": "a", " a b \nc": "a b", "a\x1b[31mb\u202e": "a?[31mb?", "\xff\xfe": "??", strings.Repeat("é", 50): strings.Repeat("é", 10),
