@@ -134,13 +134,15 @@ func TestGarbage(t *testing.T) {
 // One garbage file spoils what it tells and nothing else.
 func TestOneGarbageFile(t *testing.T) {
 	f := boards(t)["pi4"]
+	h := boot(t, f)
 	for _, name := range slices.Sorted(maps.Keys(f)) {
 		if !strings.Contains(name, "/") || strings.HasSuffix(name, "/") || strings.HasPrefix(name, "+") {
 			continue
 		}
-		h := boot(t, f)
 		h.put(name, "rubbish \xff")
+		h.gone()
 		r := h.next()
+		h.put(name, f[name])
 		sane(t, r)
 		known := 0
 		for _, v := range []Value{r.MemoryTotal, r.Load1, r.Uptime, r.Temperature, r.CPUHertz, r.Pressure.CPU.Some10, r.SwapIn} {
