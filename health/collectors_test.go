@@ -139,6 +139,9 @@ func TestStalledDrive(t *testing.T) {
 	if d := say("8 0 sda 10 0 100 10 25 0 200 31400 0 5 9 0 0 0 0 8 370"); d.WriteSeconds.known {
 		t.Errorf("nothing was written, nothing waits: %+v", d)
 	}
+	if d := say("8 0 sda 10 0 100 10 25 0 200 31400 1 5 9 0 0 0 0 8 370"); d.WriteSeconds.known {
+		t.Errorf("what has only begun is not slow: %+v", d)
+	}
 	if d := say("8 0 sda 1 0 1 1 3 0 2 4 0 5 9"); d.WriteSeconds.known || d.FlushSeconds.known || d.Read != Of(512) {
 		t.Errorf("counters went back: %+v", d)
 	}
@@ -300,6 +303,21 @@ func TestWhichLinks(t *testing.T) {
 		if got := names(boot(t, boards(t)[board]).next()); got != want {
 			t.Errorf("%s: %q, want %q", board, got, want)
 		}
+	}
+	// /sys is of another network than the process is in.
+	h := boot(t, boards(t)["container"])
+	h.remove("sys/class/net/host0")
+	h.put("sys/class/net/eth7/device/", "")
+	h.put("sys/class/net/eth7/operstate", "up")
+	h.next()
+	r := h.next()
+	if names(r) != "host0" || r.Links[0].Up != Maybe || !r.Links[0].Packets.known || h.has.stale {
+		t.Errorf("%+v", r.Links)
+	}
+	h.put("proc/net/dev", " ../../..: 1 2 3 4 5 6 7 8 9 10 11 12\n a/b: 1\n: 1\n aVeryLongNameIndeed: 1\n")
+	h.gone()
+	if r := h.next(); r.Links != nil {
+		t.Errorf("%+v", r.Links)
 	}
 }
 

@@ -134,13 +134,15 @@ func TestGarbage(t *testing.T) {
 // One garbage file spoils what it tells and nothing else.
 func TestOneGarbageFile(t *testing.T) {
 	f := boards(t)["pi4"]
+	h := boot(t, f)
 	for _, name := range slices.Sorted(maps.Keys(f)) {
 		if !strings.Contains(name, "/") || strings.HasSuffix(name, "/") || strings.HasPrefix(name, "+") {
 			continue
 		}
-		h := boot(t, f)
 		h.put(name, "rubbish \xff")
+		h.gone()
 		r := h.next()
+		h.put(name, f[name])
 		sane(t, r)
 		known := 0
 		for _, v := range []Value{r.MemoryTotal, r.Load1, r.Uptime, r.Temperature, r.CPUHertz, r.Pressure.CPU.Some10, r.SwapIn} {
@@ -186,6 +188,17 @@ func TestFIFO(t *testing.T) {
 	}
 	if r := h.next(); r.Load1.known || r.Uptime.known {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A file without end is read as far as it may be, and the buffer stays as large.
+func TestReadIsBounded(t *testing.T) {
+	h := boot(t, fixture{"proc/huge": strings.Repeat("x", 9*maxFile)})
+	for range 2 {
+		b, err := h.Monitor.files.read("/proc/huge")
+		if err != nil || len(b) != maxFile || cap(h.Monitor.files.buf) > 2*maxFile {
+			t.Errorf("%d bytes in a buffer of %d, %v", len(b), cap(h.Monitor.files.buf), err)
+		}
 	}
 }
 

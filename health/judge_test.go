@@ -95,9 +95,11 @@ func TestConditions(t *testing.T) {
 		{FilesystemErrors, []act{{min, still, No}, {round, func(r *Report) { r.Ext4[0].Errors = Of(1) }, Yes}, {48 * time.Hour, still, Yes}, {round, func(r *Report) { r.Ext4[0].Errors = Of(0) }, No}}},
 		{DiskErrors, []act{{min, still, No}, {min, once(func(r *Report) { r.Drives[0].Errors = Of(2) }), No}, {round, once(func(r *Report) { r.Drives[0].Errors = Of(3) }), Yes}, {8 * min, still, Yes}, {4 * min, still, No}}},
 		{DiskFull, []act{{min, still, No}, {round, set(free, 1.5e9), Yes}, {10 * min, set(free, 2.0e9), Yes}, {min, set(free, 3e9), Yes}, {min, still, No}, {10 * min, set(free, 2.0e9), No}}},
+		{DiskFull, []act{{min, func(r *Report) { r.Disks[0].Total, r.Disks[0].Free = Of(1e8), Of(9e7) }, No}, {min, set(free, 4e7), Yes}}}, // small, but empty
 		{InodesFull, []act{{min, still, No}, {round, set(inodes, 1e5), Yes}, {5 * min, set(inodes, 1.2e5), Yes}, {2 * min, set(inodes, 3e5), No}}},
 		{DiskSlow, []act{{min, still, No}, {50 * time.Second, set(write, 0.9), No}, {min, set(write, 0.01), No}, {70 * time.Second, set(write, 0.9), Yes}, {4 * min, set(write, 0.1), Yes}, {2 * min, still, No}}},
 		{DiskSlow, []act{{min, still, No}, {2 * min, func(r *Report) { r.Drives[0].FlushSeconds = Of(2) }, Yes}, {20 * min, func(r *Report) { r.Drives[0].FlushSeconds, r.Drives[0].WriteSeconds = Value{}, Value{} }, Yes}}},
+		{DiskSlow, []act{{min, still, No}, {5 * min, func(r *Report) { r.Drives = append(r.Drives[:1], Drive{Name: "sdb", WriteSeconds: Of(9)}) }, No}}}, // a backup disk
 		{DiskSlow, []act{{min, still, No}, {2 * min, func(r *Report) { r.Writes.Slowest = Of(7) }, Yes}}},
 		{ClockImplausible, []act{{min, still, No}, {round, func(r *Report) { r.At = time.Unix(3600, 0) }, Yes}, {round, func(r *Report) { r.At = today }, No}}},
 		{CardWornOut, []act{{min, still, No}, {round, func(r *Report) { r.Drives[0].WornPercent = Of(90) }, Yes}}},
@@ -240,7 +242,13 @@ func TestSeveral(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	began := c.Since
-	if c = s.play(time.Minute, func(r *Report) { r.Disks = []Disk{full("/e"), {Path: "/", Total: Of(1e9), Free: Of(9e8)}} }); c.Status != Yes || !c.Since.Equal(began) {
+	some := func(r *Report) { r.Disks = []Disk{full("/e"), {Path: "/", Total: Of(1e9), Free: Of(9e8)}} }
+	if c = s.play(2*time.Minute, some); c.Status != Yes || !c.Since.Equal(began) || c.Message != "/e has 1 MB left of 1000 MB" {
+		t.Errorf("%+v", c)
+	}
+	// The numbers in the message are a minute old at most.
+	c = s.play(70*time.Second, func(r *Report) { some(r); r.Disks[0].Free = Of(3e6) })
+	if c.Message != "/e has 3 MB left of 1000 MB" {
 		t.Errorf("%+v", c)
 	}
 	if c = s.play(2*time.Minute, func(r *Report) { r.Disks = []Disk{{Path: "/", Total: Of(1e9), Free: Of(9e8)}} }); c.Status != No {
@@ -256,6 +264,23 @@ func TestSeveral(t *testing.T) {
 	s.play(20*time.Minute+time.Minute, func(r *Report) { r.Links = nil })
 	if n, k := len(s.tracks), len(s.counts); n > 40 || k > 40 {
 		t.Errorf("%d tracks and %d counters are kept", n, k)
+	}
+}
+
+// What is over is not told any more, though another goes on.
+func TestMessageFollows(t *testing.T) {
+	s := newStage(t, DiskFull)
+	disks := func(a, b float64) func(*Report) {
+		return func(r *Report) {
+			r.Disks = []Disk{{Path: "/a", Total: Of(1e10), Free: Of(a)}, {Path: "/b", Total: Of(1e10), Free: Of(b)}}
+		}
+	}
+	s.play(30*time.Second, disks(1e6, 9e9))
+	if c := s.play(10*time.Second, disks(1e6, 1e6)); !strings.Contains(c.Message, "/b") {
+		t.Errorf("%+v", c)
+	}
+	if c := s.play(70*time.Second, disks(1e6, 9e9)); strings.Contains(c.Message, "/b") || !strings.Contains(c.Message, "/a") {
+		t.Errorf("%+v", c)
 	}
 }
 

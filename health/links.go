@@ -8,8 +8,9 @@ import (
 )
 
 type link struct {
-	name, state, changes string // name, and paths
-	speed                Value
+	name           string
+	state, changes string // paths; "" = /sys does not show it
+	speed          Value
 }
 
 // maxLinks bounds what one report shows.
@@ -22,16 +23,22 @@ var (
 
 // findLinks takes the interfaces with hardware behind them: a Kubernetes node has
 // dozens of others. A container may have none; then it is all but lo.
+//
+// /proc/net is the network that this process is in. /sys may show another one, that
+// of the process which mounted it: it tells more of a link, not which there are.
 func (m *Monitor) findLinks() {
 	const class = "/sys/class/net/"
-	names := m.files.list(class)
+	names := m.linkNames()
 	for _, hardware := range []bool{true, false} {
 		for _, name := range names {
 			p := class + name
-			if name == "lo" || len(m.has.links) == maxLinks || hardware && !m.files.exists(p+"/device") || !hardware && !m.files.exists(p+"/carrier_changes") {
+			if name == "lo" || len(m.has.links) == maxLinks || hardware && !m.files.exists(p+"/device") {
 				continue
 			}
-			l := link{name: name, state: p + "/operstate", changes: p + "/carrier_changes"}
+			l := link{name: name}
+			if m.files.exists(p) {
+				l.state, l.changes = p+"/operstate", p+"/carrier_changes"
+			}
 			// Mbit/s; -1 or an error while it is down, and for Wi-Fi.
 			if mbit, ok := m.files.value(p + "/speed").Get(); ok && mbit > 0 && mbit < 1e6 {
 				l.speed = Of(mbit * 1e6)
@@ -44,6 +51,26 @@ func (m *Monitor) findLinks() {
 	}
 }
 
+// linkNames are the interfaces of this process' network, in the kernel's order.
+func (m *Monitor) linkNames() []string {
+	b, err := m.files.read("/proc/net/dev")
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for len(b) > 0 && len(names) < maxEntries {
+		var l []byte
+		l, b = line(b)
+		if name, _, ok := bytes.Cut(l, []byte{':'}); ok {
+			// What cannot be a name of Linux must not become a part of a path.
+			if n := string(bytes.TrimLeft(name, " ")); n != "" && len(n) < 16 && !strings.ContainsAny(n, "/ \t|") && n[0] != '.' {
+				names = append(names, n)
+			}
+		}
+	}
+	return names
+}
+
 func (m *Monitor) collectLinks(_ context.Context, r *Report) error {
 	if len(m.has.links) == 0 {
 		return errNoLinks
@@ -52,6 +79,9 @@ func (m *Monitor) collectLinks(_ context.Context, r *Report) error {
 	for i, l := range m.has.links {
 		to := &r.Links[i]
 		to.Name, to.Speed = printable(l.name, 16), l.speed
+		if l.state == "" {
+			continue
+		}
 		b, err := m.files.read(l.state)
 		if err != nil {
 			m.gone()
@@ -70,6 +100,7 @@ func (m *Monitor) collectLinks(_ context.Context, r *Report) error {
 	}
 	b, err := m.files.read("/proc/net/dev")
 	if err != nil {
+		m.gone()
 		return absent(err, errNoNet)
 	}
 	for len(b) > 0 {
@@ -84,6 +115,11 @@ func (m *Monitor) collectLinks(_ context.Context, r *Report) error {
 			if string(name) == m.has.links[i].name {
 				readLink(rest, &r.Links[i])
 			}
+		}
+	}
+	for i := range r.Links {
+		if !r.Links[i].Packets.known {
+			m.gone()
 		}
 	}
 	return nil
