@@ -1,6 +1,7 @@
 package health
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -12,12 +13,28 @@ var errNoExt4 = errors.New("no ext4 file system is mounted")
 
 func (m *Monitor) findExt4() {
 	const dir = "/sys/fs/ext4/"
+	mounted := m.mountedHere()
 	for _, name := range m.files.list(dir) {
+		if !mounted(name) {
+			continue // of another container on this machine
+		}
 		// Beside the file systems there is a folder of what this kernel can.
 		if p := dir + name + "/"; len(m.has.ext4) < maxDrives && m.files.exists(p+"errors_count") {
 			m.has.ext4 = append(m.has.ext4, ext4Files{printable(name, 32), p + "errors_count", p + "last_error_time", p + "lifetime_write_kbytes"})
 		}
 	}
+}
+
+// mountedHere tells which devices are mounted where this process is: /sys shows those of
+// the whole machine, also to a container. Where a source does not name its device
+// (/dev/root, a device mapper) all count.
+func (m *Monitor) mountedHere() func(device string) bool {
+	b, err := m.files.read("/proc/self/mountinfo")
+	if err != nil || bytes.Contains(b, []byte(" /dev/root ")) || bytes.Contains(b, []byte(" /dev/mapper/")) || bytes.Contains(b, []byte(" /dev/disk/")) {
+		return func(string) bool { return true }
+	}
+	b = bytes.Clone(b)
+	return func(device string) bool { return bytes.Contains(b, []byte(" /dev/"+device+" ")) }
 }
 
 func (m *Monitor) collectExt4(_ context.Context, r *Report) error {

@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"fmt"
 	"maps"
 	"strings"
 	"time"
@@ -348,54 +347,6 @@ func (a *Arbiter) onFact(now Time, f Fact) {
 		a.proposed = 0
 	}
 	a.fact = f
-}
-
-// mayRenew: S2 without the quorum's word. "" = it may.
-func (a *Arbiter) mayRenew(r Renewal) string {
-	switch {
-	case !a.leading:
-		return "this host is not the arbiter"
-	case a.proposed != 0:
-		return fmt.Sprintf("term %d is being given away", a.fact.Term)
-	case a.releasing == r.Term:
-		return fmt.Sprintf("term %d is being released", r.Term)
-	case !a.fact.names(r.From, r.Term) && !offTerm:
-		return fmt.Sprintf("%s does not hold term %d: %v", r.From, r.Term, a.fact)
-	case a.fencing != 0:
-		return r.From + " is being switched off by the fence"
-	case a.changing != 0:
-		return "the voters are noting that the holder is another machine called " + r.From
-	case r.Machine != a.fact.Machine && !offMachine:
-		return "another machine called " + r.From + " has the lease: give each host a name of its own, or wait until that lease has surely run out"
-	}
-	return ""
-}
-
-// free is when the lease has surely run out (S3).
-func (a *Arbiter) free() Time { return max(a.lastAck, a.since) + a.tm.Wait() }
-
-// changeMachine names another machine of the holder's name in its place (its SD card was
-// put into a new board), when the old one's lease has surely run out. In a paused cluster
-// it never has. What was proposed once is proposed until it is committed: its fate must be
-// known before anybody is acknowledged.
-func (a *Arbiter) changeMachine(now Time, r Renewal) []Action {
-	if !a.leading || a.proposed != 0 || a.fencing != 0 || a.releasing == r.Term || !a.fact.names(r.From, r.Term) {
-		return nil
-	}
-	if r.Machine != a.fact.Machine && now < a.free() {
-		a.rival = now
-	}
-	if a.fact.Pause != Running && !offMachine {
-		return nil
-	}
-	if now < a.changeAt || a.changing == 0 && (r.Machine == a.fact.Machine || now < a.free()) {
-		return nil
-	}
-	if a.changing == 0 {
-		a.changing = r.Machine
-	}
-	a.changeAt = now + a.tm.Renew()
-	return []Action{ProposeMachine{a.fact.Term, a.fact.Holder, a.changing}}
 }
 
 func (a *Arbiter) onConfirmed(now Time, e Confirmed) []Action {

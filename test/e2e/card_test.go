@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -57,27 +58,29 @@ func TestCard(t *testing.T) {
 		}
 	})
 
-	c.run("the card of a standby is full", func(t *testing.T) {
-		c.waitSteady(time.Minute)
-		m := c.mustMaster()
-		sb := c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n != m })]
-		fill(t, sb)
-		ok(t, hosts.Until(within(t, 2*time.Minute), sb.Name+" not to be ready", func(ctx context.Context) error {
-			s, err := n4.status(ctx)
-			if err != nil {
-				return err
-			}
-			for _, st := range s.Standbys {
-				if st.Node == sb.Name && !st.Ready {
-					t.Logf("%s: %s", sb.Name, st.Why)
-					return nil
+	if os.Getenv("NEMESIS") != "" { // takes more than a minute: what a full disk does to the readiness does not end at once
+		c.run("the card of a standby is full", func(t *testing.T) {
+			c.waitSteady(time.Minute)
+			m := c.mustMaster()
+			sb := c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n != m })]
+			fill(t, sb)
+			ok(t, hosts.Until(within(t, 2*time.Minute), sb.Name+" not to be ready", func(ctx context.Context) error {
+				s, err := n4.status(ctx)
+				if err != nil {
+					return err
 				}
-			}
-			return fmt.Errorf("%+v", s.Standbys)
-		}))
-		free(t, sb)
-		c.readyStandby(t, sb)
-	})
+				for _, st := range s.Standbys {
+					if st.Node == sb.Name && !st.Ready {
+						t.Logf("%s: %s", sb.Name, st.Why)
+						return nil
+					}
+				}
+				return fmt.Errorf("%+v", s.Standbys)
+			}))
+			free(t, sb)
+			c.readyStandby(t, sb)
+		})
+	}
 
 	// What was acknowledged before the card failed must be there. What kine acknowledges
 	// after that it may not have stored: only leaving helps, and how much it was is told.
@@ -117,6 +120,9 @@ func TestCard(t *testing.T) {
 		leaves(t, func(m *node) { fill(t, m) }, func(m *node) { free(t, m) })
 	})
 
+	if os.Getenv("NEMESIS") == "" {
+		return
+	}
 	c.run("the card of the master goes read-only", func(t *testing.T) {
 		leaves(t, func(m *node) { ok(t, m.CardFails(within(t, 10*time.Second))) }, func(m *node) {
 			ok(t, m.PowerCut(within(t, 30*time.Second)))
