@@ -105,6 +105,9 @@ func examine(ctx context.Context, cfg *config.Config) []finding {
 		out = append(out, judgeWatchdog(w, systemd.WatchdogDevices("/sys"), kernel()))
 	}
 	out = append(out, checkAgentUnit(ctx, m), checkClock())
+	if cfg.Voter {
+		out = append(out, checkFence(cfg.Fence.Command))
+	}
 	if cfg.Candidate == nil {
 		return out
 	}

@@ -63,3 +63,28 @@ func TestDoctorNeedsAConfiguration(t *testing.T) {
 		t.Errorf("exit %d: %s", code, errs)
 	}
 }
+
+func TestFenceIsJudged(t *testing.T) {
+	if f := checkFence(nil); f.Result != resultOK {
+		t.Errorf("none: %+v", f)
+	}
+	if f := checkFence([]string{"/bin/true"}); f.Result != resultOK && os.Geteuid() == 0 {
+		t.Errorf("a program of root's: %+v", f)
+	}
+	dir := t.TempDir() // below /tmp, which is everybody's
+	program := filepath.Join(dir, "plug")
+	if err := os.WriteFile(program, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, part := range map[string]string{filepath.Join(dir, "none"): "no such file", dir: "is no program", program: "is no program"} {
+		if f := checkFence([]string{path}); f.Result != resultWrong || !strings.Contains(f.What, part) {
+			t.Errorf("%s: %+v", path, f)
+		}
+	}
+	if err := os.Chmod(program, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if f := checkFence([]string{program}); f.Result != resultWrong || !strings.Contains(f.What, "everybody") {
+		t.Errorf("a program that everybody may write: %+v", f)
+	}
+}
