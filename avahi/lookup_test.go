@@ -68,6 +68,26 @@ func TestFindThroughAvahi(t *testing.T) {
 	})
 }
 
+// After a failover a service has its old name, on another host.
+func TestServiceMoves(t *testing.T) {
+	fake(t, "avahi", func(t *testing.T, av *fakeAvahi, b *Board) {
+		api := fakeService{name: "home", typ: "_kubernetes._tcp", host: "pi8", addr: "10.0.0.8", port: 6443}
+		av.others(api)
+		av.start()
+		defer b.Browse("_kubernetes._tcp")()
+		after(3 * time.Second)
+		for i := range 4 {
+			api.host, api.addr = fmt.Sprintf("pi%d", i), fmt.Sprintf("10.0.0.%d", i+1)
+			av.others(api)
+			synctest.Wait()
+			wantList(t, "moved", list(b), fmt.Sprintf("home _kubernetes._tcp pi%d 10.0.0.%d:6443", i, i+1))
+		}
+		if n := av.count("resolver"); n != 1 {
+			t.Errorf("%d resolvers", n)
+		}
+	})
+}
+
 func TestFindAllTypes(t *testing.T) {
 	fake(t, "avahi", func(t *testing.T, av *fakeAvahi, b *Board) {
 		av.others(fakeService{name: "Web", typ: "_http._tcp", host: "pi9", addr: "10.0.0.9", port: 80})
