@@ -266,7 +266,7 @@ func (b *Board) ownName(key string, o offer) string {
 // Run announces and looks until ctx ends. A backend that fails is tried again for
 // ever; mDNS being broken is no reason for an agent to stop.
 func (b *Board) Run(ctx context.Context) error {
-	z := &zeroconfBackend{b: b, cfg: b.cfg}
+	z := &zeroconfBackend{b: b, cfg: b.cfg, handover: func() bool { return ctx.Err() == nil }}
 	switch b.cfg.Backend {
 	case "off":
 		b.begin("off", "announcing is switched off in the configuration")

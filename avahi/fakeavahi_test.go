@@ -50,6 +50,9 @@ type fakeViewer struct {
 	owner     *busClient
 	kind, typ string
 	name      string
+	// what a resolver told first: when a service moves to another host, 0.8 goes on
+	// telling the address of the old one
+	host, addr string
 }
 
 func newFakeAvahi(t *testing.T) *fakeAvahi {
@@ -189,6 +192,12 @@ func (f *fakeAvahi) tell(c *busClient, path dbus.ObjectPath, s fakeService) {
 		c.signal(path, ifResolver+".Failure", "Timeout reached")
 		return
 	}
+	v := f.viewers[string(path)]
+	if v.host == "" || v.host == s.host {
+		v.host, v.addr = s.host, s.addr
+		f.viewers[string(path)] = v
+	}
+	s.addr = v.addr
 	txt := txtBytes(s.txt)
 	slices.Reverse(txt)
 	c.signal(path, ifResolver+".Found", int32(2), protoIPv4, s.name, s.typ, "local", s.host+".local", protoIPv4, s.addr, s.port, txt, noFlags)

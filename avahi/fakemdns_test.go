@@ -91,7 +91,14 @@ type fakeHosts struct{ f *fakeMDNS }
 
 func (h fakeHosts) set(m map[string][]netip.Addr) { h.f.set(func() { h.f.hosts = m }) }
 func (h fakeHosts) announce()                     { h.f.set(func() { h.f.announced++ }) }
-func (h fakeHosts) stop()                         { h.f.set(func() { h.f.hosts = nil }) }
+func (h fakeHosts) keep(os []offer) {
+	h.f.set(func() {
+		for _, o := range os {
+			h.f.log = append(h.f.log, "="+o.Name)
+		}
+	})
+}
+func (h fakeHosts) stop() { h.f.set(func() { h.f.hosts = nil }) }
 
 // now is what is registered, sorted.
 func (f *fakeMDNS) now() []string {

@@ -28,6 +28,9 @@ type mdns interface {
 type hostAnswers interface {
 	set(hosts map[string][]netip.Addr)
 	announce() // now, unasked
+	// keep has others go on believing for some seconds in services that are withdrawn
+	// here only because another backend announces them.
+	keep(services []offer)
 	stop()
 }
 

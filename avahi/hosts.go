@@ -97,10 +97,34 @@ func (h *hostSockets) announce() {
 		m.Answer = append(m.Answer, hostRecords(label, addrs, hostTTL, flushBit)...)
 	}
 	m.Response, m.Authoritative = true, true
-	if p, err := m.Pack(); err == nil && len(m.Answer) > 0 {
-		for _, c := range h.conns {
-			c.WriteToUDP(p, &mdnsGroup) // an interface that went away is noticed elsewhere
+	h.send(m)
+}
+
+// keepTTL is how long others believe in a service that changes its backend, in
+// seconds. A withdrawn one is forgotten after one second, and avahi-daemon asks
+// about as long whether the name is free.
+const keepTTL = 10
+
+func (h *hostSockets) keep(services []offer) {
+	for part := range slices.Chunk(services, 10) { // all of a packet's records fit into it
+		m := &dns.Msg{Compress: true}
+		m.Response, m.Authoritative = true, true
+		for _, o := range part {
+			m.Answer = append(m.Answer, &dns.PTR{
+				Hdr: dns.RR_Header{Name: o.Type + ".local.", Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: keepTTL},
+				Ptr: presentation(o.Name) + "." + o.Type + ".local."})
 		}
+		h.send(m)
+	}
+}
+
+func (h *hostSockets) send(m *dns.Msg) {
+	p, err := m.Pack()
+	if err != nil || len(m.Answer) == 0 {
+		return
+	}
+	for _, c := range h.conns {
+		c.WriteToUDP(p, &mdnsGroup) // an interface that went away is noticed elsewhere
 	}
 }
 

@@ -59,6 +59,7 @@ func lab(t *testing.T) (h [2]*labHost) {
 			t.Skipf("SKIPPED: %v; apt-get install dbus avahi-daemon avahi-utils iproute2", err)
 		}
 	}
+	t.Parallel() // most of the time they wait
 	for i := range h {
 		h[i] = newLabHost(t, fmt.Sprintf("lab%d", i+1))
 	}
@@ -150,12 +151,25 @@ func (h *labHost) startAvahi() {
 	h.start(h.command("avahi-daemon", "--no-drop-root", "--no-chroot", "--no-rlimits", "-f", h.file("avahi.conf", fmt.Sprintf(avahiConfig, h.name))))
 }
 
-// endAvahi by a signal, and wait until it is off the bus.
+// endAvahi by a signal, and wait for its end.
 func (h *labHost) endAvahi(signal string) {
-	if out, err := h.command("sh", "-c", "kill -"+signal+" $(cat /run/avahi-daemon/pid) && rm -f /run/avahi-daemon/pid").CombinedOutput(); err != nil {
+	c, err := dbus.Connect(h.bus)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer c.Close()
+	var pid uint32
+	if err := c.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixProcessID", 0, busName).Store(&pid); err != nil {
+		h.t.Fatal(err)
+	}
+	if out, err := h.command("sh", "-c", fmt.Sprintf("kill -%s %d", signal, pid)).CombinedOutput(); err != nil {
 		h.t.Fatalf("%v: %s", err, out)
 	}
-	until(h.t, "avahi-daemon is off the bus", func() bool { return h.hostName() == "" })
+	until(h.t, "avahi-daemon has ended", func() bool {
+		state, err := h.command("sh", "-c", fmt.Sprintf("cat /proc/%d/stat", pid)).Output()
+		return err != nil || strings.Contains(string(state), ") Z ")
+	})
+	h.command("rm", "-f", "/run/avahi-daemon/pid").Run()
 }
 
 // hostName that avahi-daemon has; "" = it does not run.

@@ -2,6 +2,7 @@ package avahi
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -64,6 +65,26 @@ func TestFindThroughAvahi(t *testing.T) {
 		wantList(t, "nobody looks", list(b))
 		if n := av.count("services") + av.count("resolver"); n != 0 {
 			t.Errorf("%d objects are left", n)
+		}
+	})
+}
+
+// After a failover a service has its old name, on another host.
+func TestServiceMoves(t *testing.T) {
+	fake(t, "avahi", func(t *testing.T, av *fakeAvahi, b *Board) {
+		api := fakeService{name: "home", typ: "_kubernetes._tcp", host: "pi8", addr: "10.0.0.8", port: 6443}
+		av.others(api)
+		av.start()
+		defer b.Browse("_kubernetes._tcp")()
+		after(3 * time.Second)
+		for i := range 4 {
+			api.host, api.addr = fmt.Sprintf("pi%d", i), fmt.Sprintf("10.0.0.%d", i+1)
+			av.others(api)
+			synctest.Wait()
+			wantList(t, "moved", list(b), fmt.Sprintf("home _kubernetes._tcp pi%d 10.0.0.%d:6443", i, i+1))
+		}
+		if n := av.count("resolver"); n != 1 {
+			t.Errorf("%d resolvers", n)
 		}
 	})
 }
@@ -159,6 +180,9 @@ func TestFlood(t *testing.T) {
 		if n := av.count("resolver"); n > maxEntries {
 			t.Errorf("%d resolvers", n)
 		}
+		if n := av.taken()["ServiceBrowserNew"]; n > 3 {
+			t.Errorf("%d new beginnings in the flood", n)
+		}
 		wantList(t, "announced through it all", av.announced(), "X _http._tcp 80 ")
 		av.set(func() { clear(av.lan) })
 		av.stop()
@@ -167,4 +191,56 @@ func TestFlood(t *testing.T) {
 		after(2 * floodPause)
 		wantList(t, "after the flood", list(b), "Web _http._tcp pi9 10.0.0.9:80")
 	})
+}
+
+// More services than are kept, but no more at once than can be handled.
+func TestManyServices(t *testing.T) {
+	fake(t, "avahi", func(t *testing.T, av *fakeAvahi, b *Board) {
+		av.start()
+		defer b.Browse("_http._tcp")()
+		after(3 * time.Second)
+		for i := range maxEntries + 200 {
+			av.others(fakeService{name: fmt.Sprintf("%06d", i), typ: "_http._tcp", host: "pi9", addr: "10.0.0.9", port: 80})
+			if i%100 == 0 {
+				synctest.Wait()
+			}
+		}
+		after(time.Second)
+		if f, r := len(b.Found()), av.count("resolver"); f != maxEntries || r != maxEntries {
+			t.Errorf("%d are kept, by %d resolvers", f, r)
+		}
+		av.withdrawn("000000", "_http._tcp")
+		av.others(fakeService{name: "new", typ: "_http._tcp", host: "pi9", addr: "10.0.0.9", port: 80})
+		synctest.Wait()
+		if f := b.Found(); len(f) != maxEntries || f[maxEntries-1].Name != "new" {
+			t.Errorf("%d are kept, the last is %+v", len(f), f[len(f)-1])
+		}
+	})
+}
+
+func TestCleanEntry(t *testing.T) {
+	e := Entry{Name: "a\nb", Type: "_http._tcp", Host: "pi\x1b", Addr: netip.MustParseAddr("::ffff:10.0.0.1"), Port: 80, TXT: []string{"", "a=1", "b\x00=2", strings.Repeat("x", 256)}}
+	got, ok := e.clean()
+	if want := fmt.Sprint(Entry{`a\nb`, "_http._tcp", `pi\x1b`, netip.MustParseAddr("10.0.0.1"), 80, []string{"a=1", `b\x00=2`}, false}); !ok || fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+	if got.Value("A") != "1" || got.Value("c") != "" {
+		t.Error("values")
+	}
+	for range 10000 {
+		e.TXT = append(e.TXT, "x")
+	}
+	if got, _ := e.clean(); len(got.TXT) != maxTexts {
+		t.Errorf("%d texts are kept", len(got.TXT))
+	}
+	for what, change := range map[string]func(*Entry){
+		"no name": func(e *Entry) { e.Name = "" }, "type": func(e *Entry) { e.Type = "x" }, "port": func(e *Entry) { e.Port = 0 },
+		"no address": func(e *Entry) { e.Addr = netip.Addr{} }, "loopback": func(e *Entry) { e.Addr = netip.MustParseAddr("127.0.0.1") },
+		"multicast": func(e *Entry) { e.Addr = netip.MustParseAddr("224.0.0.251") },
+	} {
+		bad := e
+		if change(&bad); func() bool { _, ok := bad.clean(); return ok }() {
+			t.Errorf("%s: taken for a service", what)
+		}
+	}
 }

@@ -34,6 +34,8 @@ type zeroconfBackend struct {
 	b    *Board
 	cfg  Config
 	mdns mdns
+	// handover says that another backend goes on where this one stops.
+	handover func() bool
 
 	label   string
 	links   links
@@ -48,6 +50,13 @@ type registered struct {
 	offer offer
 	name  string
 	stop  func()
+}
+
+// as it is announced.
+func (r *registered) as() offer {
+	o := r.offer
+	o.Name = r.name
+	return o
 }
 
 type retryAt struct {
@@ -68,7 +77,7 @@ func (z *zeroconfBackend) run(ctx context.Context, why string) {
 	var finder worker
 	finder.start(ctx, r.run)
 	defer finder.stop()
-	defer z.withdraw()
+	defer z.end()
 	t := time.NewTicker(linksEvery)
 	defer t.Stop()
 	for {
@@ -104,6 +113,20 @@ func (z *zeroconfBackend) withdraw() {
 		r.stop()
 	}
 	clear(z.have)
+	z.stopHosts()
+}
+
+// end withdraws everything; the library cannot stop without.
+func (z *zeroconfBackend) end() {
+	var kept []offer
+	for key, r := range z.have {
+		kept = append(kept, r.as())
+		r.stop()
+		delete(z.have, key)
+	}
+	if z.hosts != nil && z.handover != nil && z.handover() {
+		z.hosts.keep(kept)
+	}
 	z.stopHosts()
 }
 
@@ -178,40 +201,50 @@ func (z *zeroconfBackend) answerFor(want map[string]offer, again bool) {
 	}
 }
 
-// add announces what is not announced, under names that are free.
+// add announces what is not announced: at once what had its name until just now, the
+// rest under names that are free.
 func (z *zeroconfBackend) add(ctx context.Context, keys []string, want map[string]offer) {
-	keys = slices.DeleteFunc(keys, func(key string) bool {
-		r, ok := z.refused[key]
-		return ok && r.offer.same(want[key]) && time.Now().Before(r.at)
-	})
+	var kept []offer // others may just have heard that they are gone
+	var fresh []string
 	ask := map[string]bool{}
 	for _, key := range keys {
-		if z.known(key, want[key]) == "" {
-			ask[want[key].Type] = true
-		}
-	}
-	taken, lookErr := z.taken(ctx, ask)
-	if ctx.Err() != nil {
-		return
-	}
-	for _, key := range keys {
 		o := want[key]
-		name, err := z.known(key, o), error(nil)
-		if name == "" {
-			if name, err = z.free(o, taken); lookErr != nil {
-				err = lookErr
-			}
-		}
-		if err == nil {
-			err = z.register(key, o, name)
-		}
-		if err != nil {
-			z.refused[key] = retryAt{o, time.Now().Add(offerRetry)}
-			z.b.note(key, o, standing{Refused, o.Name, err.Error()})
+		if r, ok := z.refused[key]; ok && r.offer.same(o) && time.Now().Before(r.at) {
 			continue
 		}
-		delete(z.refused, key)
+		name := z.known(key, o)
+		if name == "" {
+			fresh = append(fresh, key)
+			ask[o.Type] = true
+			continue
+		}
+		z.register(key, o, name)
+		kept = append(kept, offer{Service: Service{Name: name, Type: o.Type}})
 	}
+	if z.hosts != nil {
+		z.hosts.keep(kept)
+	}
+	if len(fresh) == 0 {
+		return
+	}
+	taken, err := z.taken(ctx, ask)
+	for _, key := range fresh {
+		if ctx.Err() != nil {
+			return
+		}
+		o := want[key]
+		name, none := z.free(o, taken)
+		if err := cmp.Or(err, none); err != nil {
+			z.refuse(key, o, err)
+			continue
+		}
+		z.register(key, o, name)
+	}
+}
+
+func (z *zeroconfBackend) refuse(key string, o offer, err error) {
+	z.refused[key] = retryAt{o, time.Now().Add(offerRetry)}
+	z.b.note(key, o, standing{Refused, o.Name, err.Error()})
 }
 
 // known is the name that a service had until just now.
@@ -219,42 +252,46 @@ func (z *zeroconfBackend) known(key string, o offer) string {
 	return cmp.Or(z.names[key].of(o), z.b.ownName(key, o))
 }
 
-func (z *zeroconfBackend) register(key string, o offer, name string) error {
+func (z *zeroconfBackend) register(key string, o offer, name string) {
 	if len(z.have) >= maxServers {
-		return fmt.Errorf("without avahi-daemon %d services can be announced: install avahi-daemon", maxServers)
+		z.refuse(key, o, fmt.Errorf("without avahi-daemon %d services can be announced: install avahi-daemon", maxServers))
+		return
 	}
 	label, addrs := z.label, z.links.addrs
-	var notes []string
 	if o.Host != "" {
 		label = o.Host
 		if addrs = nil; o.Addr.IsValid() {
 			addrs = []netip.Addr{o.Addr}
 		}
 	}
-	// The library takes dots off the end of a name, and only them.
-	if s := strings.TrimRight(name, "."); s != name {
-		name = s
-		notes = append(notes, "without avahi-daemon, a name has no dots at its end")
+	r := &registered{offer: o, name: name}
+	var err error
+	if r.stop, err = z.mdns.register(r.as(), label, addrs, z.links.ifs); err != nil {
+		z.refuse(key, o, fmt.Errorf("announce %s: %w", o.Name, err))
+		return
 	}
-	if name == "" {
-		return fmt.Errorf("service %s: without avahi-daemon this can be no name", o.Name)
+	delete(z.refused, key)
+	z.have[key], z.names[key] = r, namedFor{o.Type, o.Name, name}
+	var notes []string
+	switch plain := withoutDots(o.Name); {
+	case name != plain:
+		notes = append(notes, "another host has the name "+plain)
+	case plain != o.Name:
+		notes = append(notes, "without avahi-daemon, a name has no dots at its end")
 	}
 	if len(o.Subtypes) > 0 {
 		notes = append(notes, "without avahi-daemon, subtypes are not announced")
 	}
-	if name != o.Name && len(notes) == 0 {
-		notes = append(notes, "another host has the name "+o.Name)
-	}
-	as := o
-	as.Name = name
-	stop, err := z.mdns.register(as, label, addrs, z.links.ifs)
-	if err != nil {
-		return fmt.Errorf("announce %s: %w", o.Name, err)
-	}
-	z.have[key] = &registered{offer: o, name: name, stop: stop}
-	z.names[key] = namedFor{o.Type, o.Name, name}
 	z.b.note(key, o, standing{Announced, name, join(notes...)})
-	return nil
+}
+
+// withoutDots is a name as the library takes it: it cuts dots off the end, and
+// would leave half an escape there.
+func withoutDots(name string) string {
+	if s := strings.TrimRight(name, "."); s != "" {
+		return s
+	}
+	return "·"
 }
 
 // taken asks which names others have.
@@ -291,7 +328,7 @@ func (z *zeroconfBackend) free(o offer, taken map[[2]string]Entry) (string, erro
 		}
 	}
 	label := cmp.Or(o.Host, z.label)
-	name := o.Name
+	name := withoutDots(o.Name)
 	for range maxTries {
 		e, ok := taken[[2]string{o.Type, foldName(name)}]
 		// Who announces the same host and port is no other: an earlier process of ours.

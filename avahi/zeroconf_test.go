@@ -15,6 +15,10 @@ func plain(t *testing.T, f func(t *testing.T, m *fakeMDNS, l *testLinks, b *Boar
 	l.set("10.0.0.1")
 	fake(t, "zeroconf", func(t *testing.T, _ *fakeAvahi, b *Board) { f(t, m, l, b) },
 		func(c *Config) { c.mdns, c.links = m, l.look })
+	wantList(t, "everything is withdrawn at the end", m.now())
+	if n := len(m.log); n > 0 && strings.HasPrefix(m.log[n-1], "=") {
+		t.Errorf("the last of all was %q: others go on believing in it", m.log[n-1])
+	}
 }
 
 func TestPublishByZeroconf(t *testing.T) {
@@ -47,6 +51,9 @@ func TestPublishByZeroconf(t *testing.T) {
 		}
 		l.set("10.0.0.2")
 		after(linksEvery + time.Second)
+		if l := m.log[len(m.log)-1]; l != "=X" {
+			t.Errorf("the last of all was %q, not to keep the service alive", l)
+		}
 		wantList(t, "another address", m.now(), "X _http._tcp pi1-relevo[10.0.0.2]:80 a=2")
 		l.set()
 		after(linksEvery + time.Second)
@@ -224,6 +231,9 @@ func TestBackendsTakeTurns(t *testing.T) {
 			wantList(t, "with avahi-daemon", append(av.announced(), stands(b)...), "X #2 _http._tcp 80 ", "x announced X #2")
 			if b.Backend() != "avahi" {
 				t.Errorf("backend %q", b.Backend())
+			}
+			if l := m.log[len(m.log)-1]; l != "=X #2" {
+				t.Errorf("the last of zeroconf was %q, not to keep the service alive", l)
 			}
 			av.stop()
 			after(100 * time.Millisecond) // it does not look up again what was its own
