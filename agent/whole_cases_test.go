@@ -258,7 +258,7 @@ func TestWholeHang(t *testing.T) {
 		if err := (*testPlane)(n1).Kill(t.Context()); err != nil { // PID 1's timer
 			t.Error(err)
 		}
-		w.until(time.Minute, "the agent of n1 ends itself", func() bool { return n1.exited != 0 })
+		w.until(time.Minute, "the agent of n1 ends itself", n1.ended)
 		n1.unplug()
 		close(n1.hang)
 		w.until(2*time.Minute, "another is the master", func() bool { m := w.master(); return m == "n2" || m == "n3" })

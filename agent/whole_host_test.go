@@ -64,7 +64,7 @@ func (h *testHost) boot() {
 	done := make(chan error, 1)
 	limits := health.DefaultThresholds()
 	limits.Earliest = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC) // where fake time begins
-	a := newAgent(h.cfg, Options{Health: limits, Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: func(code int) { h.exited = code }, Probe: h.probe, Fence: h.w.device})
+	a := newAgent(h.cfg, Options{Health: limits, Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: h.exit, Probe: h.probe, Fence: h.w.device})
 	if err := a.build(ctx); err != nil {
 		h.w.t.Fatalf("build the agent of %s: %v", h.name, err)
 	}
@@ -74,6 +74,20 @@ func (h *testHost) boot() {
 		h.fence()
 		done <- err
 	}()
+}
+
+// exit is how an agent ends itself; the process it ends here is nobody's.
+func (h *testHost) exit(code int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.exited = code
+}
+
+// ended says whether an agent has ended itself.
+func (h *testHost) ended() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.exited != 0
 }
 
 // probe is what a client on this host meets at another's API.
