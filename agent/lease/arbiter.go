@@ -408,6 +408,10 @@ func (a *Arbiter) decide(now Time) []Action {
 		a.syncAt, a.syncTerm = now, a.fact.Term
 		out = append(out, ProposeInSync{a.fact.Term, set})
 	}
+	if now < a.calm() {
+		a.blocked = ""
+		return out
+	}
 	j := a.Judge(now)
 	if j.FenceAt > 0 && now >= j.FenceAt {
 		a.fences++
@@ -441,6 +445,9 @@ func (a *Arbiter) tellBlocked(now Time, j Judgement) []Action {
 func (a *Arbiter) Wake(now Time) Time {
 	if !a.leading || a.proposed != 0 {
 		return Forever
+	}
+	if until := a.calm(); now < until && !a.pol.Fence {
+		return until
 	}
 	j := a.Judge(now)
 	if j.FenceAt > now {

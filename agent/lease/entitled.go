@@ -26,6 +26,25 @@ func (a *Arbiter) mayRenew(r Renewal) string {
 // free is when the lease has surely run out (S3).
 func (a *Arbiter) free() Time { return max(a.lastAck, a.since) + a.tm.Wait() }
 
+// calm is until when nothing can be due, whatever the candidates say: the lease holds, and
+// it is too early for the fence. A cluster is nearly always there, so nothing is weighed, and
+// no words are made, before it is over; 0 = something may be due now.
+func (a *Arbiter) calm() Time {
+	switch {
+	case a.fact.Term == 0 || a.fact.Released || a.fenced == a.fact.Holder || offS3Wait:
+		return 0
+	case a.pol.Fence:
+		return a.fenceFrom()
+	}
+	return a.free()
+}
+
+// fenceFrom is when the fence device may be asked: from the moment in which the holder
+// itself begins to stop, nothing is lost by switching it off.
+func (a *Arbiter) fenceFrom() Time {
+	return max(a.lastAck, a.since) + a.tm.TTL - a.tm.StopBefore()
+}
+
 // changeMachine names another machine of the holder's name in its place (its SD card was
 // put into a new board), when the old one's lease has surely run out. In a paused cluster
 // it never has. What was proposed once is proposed until it is committed: its fate must be

@@ -90,11 +90,9 @@ func (a *Arbiter) Judge(now Time) Judgement {
 		}
 	}
 	j.Due = over && j.Possible
-	// From the moment in which the holder itself begins to stop, nothing is lost by
-	// switching it off; and it is not asked for where nobody would follow.
-	// While somebody else goes by its name, the device might switch the wrong one off.
+	// The device is not asked where nobody would follow. While somebody else goes by its name, the device might switch the wrong one off.
 	if a.pol.Fence && a.rival == 0 && j.Possible && !over && a.fencing == 0 && a.fact.Holder != a.node {
-		j.FenceAt = max(a.fenceAt, max(a.lastAck, a.since)+a.tm.TTL-a.tm.StopBefore())
+		j.FenceAt = max(a.fenceAt, a.fenceFrom())
 	}
 	return j
 }
@@ -156,11 +154,14 @@ func (a *Arbiter) releasedWithin(now Time, r report, d time.Duration) bool {
 	return ok && now < at+d
 }
 
+// counts says whether a report is young enough.
+func (a *Arbiter) counts(now Time, r report) bool { return now-r.at < a.tm.Stale() }
+
 // fresh are the reports that still count, by name.
 func (a *Arbiter) fresh(now Time) []report {
 	var out []report
 	for _, r := range a.reports {
-		if now-r.at < a.tm.Stale() {
+		if a.counts(now, r) {
 			out = append(out, r)
 		}
 	}
@@ -255,8 +256,8 @@ func (a *Arbiter) inSync(now Time) (set []string, changed bool) {
 		return nil, false // a proposal is on its way
 	}
 	set = []string{a.fact.Holder}
-	for _, r := range a.fresh(now) {
-		if lag, known := a.lag(r); known && lag <= a.pol.MaxLag && r.Ready && r.Node != a.fact.Holder {
+	for _, r := range a.reports {
+		if lag, known := a.lag(r); known && lag <= a.pol.MaxLag && r.Ready && r.Node != a.fact.Holder && a.counts(now, r) {
 			set = append(set, r.Node)
 		}
 	}
