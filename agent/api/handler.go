@@ -15,7 +15,10 @@ import (
 )
 
 // socketHandler answers the command line.
-func (s *Server) socketHandler() http.Handler {
+func (s *Server) socketHandler() http.Handler { return bounded(s.guard(s.questions(), s.local)) }
+
+// questions are all that may be asked and ordered, by who has the role for it.
+func (s *Server) questions() http.Handler {
 	src := s.cfg.Source
 	mux := http.NewServeMux()
 	answer(mux, "/v1/status", src.Status, func(v *Status) { some(&v.Standbys); some(&v.Problems) })
@@ -36,9 +39,9 @@ func (s *Server) socketHandler() http.Handler {
 		}
 		respond(w, r, func(ctx context.Context) (Explanation, error) { return src.Explain(ctx, term) }, func(v *Explanation) { some(&v.Views) })
 	})
-	order(mux, src)
+	s.order(mux)
 	mux.HandleFunc("GET /metrics", s.metrics)
-	return bounded(mux)
+	return mux
 }
 
 // tcpHandler answers machines. It only reads, and says nothing that members of

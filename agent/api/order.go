@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os/user"
-	"strconv"
 	"time"
 )
 
@@ -96,14 +94,12 @@ type View struct {
 	Copy           string   `json:"copy,omitempty"` // of the datastore, in words
 }
 
-// order mounts the one request that acts. Only root may: who is asked of the kernel.
-func order(mux *http.ServeMux, src Source) {
-	mux.HandleFunc("POST /v1/do", func(w http.ResponseWriter, r *http.Request) {
-		c, ok := CallerOf(r.Context())
-		if !ok || c.UID != 0 {
-			fail(w, http.StatusForbidden, "only root may do that: use sudo")
-			return
-		}
+const pathDo = "/v1/do"
+
+// order mounts the one request that acts, for who has the role that the verb needs.
+func (s *Server) order(mux *http.ServeMux) {
+	mux.HandleFunc("POST "+pathDo, func(w http.ResponseWriter, r *http.Request) {
+		who, _ := WhoOf(r.Context())
 		var o Order
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder))
 		dec.DisallowUnknownFields()
@@ -111,13 +107,17 @@ func order(mux *http.ServeMux, src Source) {
 			fail(w, http.StatusBadRequest, "the order is not understood: "+err.Error())
 			return
 		}
-		if o.By == "" {
-			o.By = strconv.Itoa(int(c.UID))
-			if u, err := user.LookupId(o.By); err == nil {
-				o.By = u.Username
-			}
+		if err := who.May(o.Action(), s.cfg.Node, o.To); err != nil {
+			s.denied(w, who, o.Action(), err)
+			return
 		}
-		d, err := src.Do(r.Context(), o)
+		switch {
+		case who.Remote:
+			o.By = who.Name + " from " + who.From
+		case who.Role != Admin || o.By == "": // root says for whom sudo acts
+			o.By = who.Name
+		}
+		d, err := s.cfg.Source.Do(r.Context(), o)
 		if err != nil {
 			fail(w, http.StatusConflict, err.Error())
 			return

@@ -25,8 +25,8 @@ func TestOrder(t *testing.T) {
 		want   string
 	}{
 		"root":             {&Caller{UID: 0}, `{"verb":"pause","by":"ann"}`, 200, "pause"},
-		"another user":     {&Caller{UID: 1000}, `{"verb":"pause"}`, 403, "sudo"},
-		"nobody known":     {nil, `{"verb":"pause"}`, 403, "sudo"},
+		"another user":     {&Caller{UID: 4711}, `{"verb":"pause"}`, 403, "sudo"},
+		"nobody known":     {nil, `{"verb":"pause"}`, 403, "somebody unknown"},
 		"an unknown field": {&Caller{UID: 0}, `{"verb":"pause","sure":true}`, 400, "not understood"},
 		"too much":         {&Caller{UID: 0}, `{"why":"` + strings.Repeat("x", maxOrder) + `"}`, 400, "not understood"},
 		"refused":          {&Caller{UID: 0}, `{"verb":"step-down","why":"refuse"}`, 409, "nobody is ready"},

@@ -28,9 +28,14 @@ const (
 type Config struct {
 	// Socket is the path of the unix socket; "" = none.
 	Socket string
-	// Group owns the socket beside root, so that its members may ask without
-	// being root; a group that the host does not have is passed over. "" = none.
+	// Group owns the socket beside root: its members are operators. A group that the
+	// host does not have is passed over. "" = none.
 	Group string
+	// Others is what local users may that are neither root nor in Group: NoAccess or
+	// StatusOnly; "" = NoAccess.
+	Others AccessRole
+	// Denied is told who wanted to do what and may not; nil: nobody is.
+	Denied func(w Who, action string, why error)
 	// Listen is ip:port of the read-only listener; "" = off.
 	Listen string
 	// Node is a host name, besides addresses and localhost, under which the
@@ -56,7 +61,7 @@ func Listen(cfg Config) (*Server, error) {
 	if cfg.Socket == "" {
 		return &Server{cfg: cfg}, nil
 	}
-	l, err := listenSocket(cfg.Socket, cfg.Group)
+	l, err := listenSocket(cfg.Socket, cfg.Group, rank[cfg.Others] > rank[NoAccess])
 	if err != nil {
 		return nil, fmt.Errorf("listen on the socket %s: %w", cfg.Socket, err)
 	}

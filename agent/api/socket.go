@@ -7,9 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -18,7 +16,8 @@ import (
 
 // listenSocket makes the socket under another name, gives it owner and mode, and
 // only then puts it where people look: nobody connects before it is protected.
-func listenSocket(path, group string) (net.Listener, error) {
+// With everybody any local user may connect, and is told apart then.
+func listenSocket(path, group string, everybody bool) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
@@ -34,7 +33,11 @@ func listenSocket(path, group string) (net.Listener, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	err = os.Chmod(tmp, 0o660)
+	mode := os.FileMode(0o660)
+	if everybody {
+		mode = 0o666
+	}
+	err = os.Chmod(tmp, mode)
 	if gid, ok := groupID(group); err == nil && ok {
 		err = os.Chown(tmp, -1, gid)
 	}
@@ -83,21 +86,18 @@ func removeStale(path string) error {
 }
 
 func groupID(name string) (int, bool) {
-	if name == "" || os.Geteuid() != 0 {
+	if os.Geteuid() != 0 {
 		return 0, false
 	}
-	g, err := user.LookupGroup(name)
-	if err != nil {
-		return 0, false
-	}
-	gid, err := strconv.Atoi(g.Gid)
-	return gid, err == nil
+	gid, ok := groupOf(name)
+	return int(gid), ok
 }
 
 // Caller is the process at the other end of the socket, as the kernel tells.
 type Caller struct {
 	PID      int32
 	UID, GID uint32
+	Groups   []uint32 // beside GID
 }
 
 type callerKey struct{}
@@ -110,10 +110,7 @@ func CallerOf(ctx context.Context) (Caller, bool) {
 
 // withCaller asks the kernel who is at the other end of a unix connection.
 func withCaller(ctx context.Context, c net.Conn) context.Context {
-	if l, ok := c.(*limitedConn); ok {
-		c = l.Conn
-	}
-	u, ok := c.(*net.UnixConn)
+	u, ok := unwrap(c).(*net.UnixConn)
 	if !ok {
 		return ctx
 	}
@@ -123,12 +120,14 @@ func withCaller(ctx context.Context, c net.Conn) context.Context {
 	}
 	var cred *unix.Ucred
 	var credErr error
+	var groups []uint32
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		groups = peerGroups(fd)
 	}); err != nil || credErr != nil {
 		return ctx
 	}
-	return contextWithCaller(ctx, Caller{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid})
+	return contextWithCaller(ctx, Caller{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid, Groups: groups})
 }
 
 func contextWithCaller(ctx context.Context, c Caller) context.Context {

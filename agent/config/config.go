@@ -53,6 +53,7 @@ type Config struct {
 	Fence Fence
 	// Socket is the unix socket for the CLI. Absolute, at most 100 bytes.
 	Socket string
+	Access Access
 	Log    Log
 
 	// Candidate is nil on a host that never runs a control plane.
@@ -94,6 +95,18 @@ type Fence struct {
 	Command []string // program (absolute) and arguments
 	Timeout time.Duration
 }
+
+// Access says what those may do on this host whom nobody gave a role; see docs/roles.md.
+type Access struct{ Others Others }
+
+// Others is what local users may that are neither root nor in the group relevo.
+type Others string
+
+// What others may.
+const (
+	OthersNone   Others = "none"
+	OthersStatus Others = "status"
+)
 
 // Log is what the agent tells the journal.
 type Log struct{ Level slog.Level }
@@ -177,6 +190,7 @@ func defaults() *Config {
 		HTTP:         HTTP{Listen: "127.0.0.1:7948"},
 		Fence:        Fence{Timeout: 10 * time.Second},
 		Socket:       DefaultSocket,
+		Access:       Access{Others: OthersNone},
 		Log:          Log{Level: slog.LevelInfo},
 	}
 }

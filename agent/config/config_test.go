@@ -147,6 +147,7 @@ var errorCases = []struct {
 	{"fence path", head + "fence: {command: [plug, off, off]}\n", []string{`relevo.yaml:2:19: fence.command[0]: "plug" is not absolute`}},
 	{"fence argument", head + "fence: {command: [/bin/plug, 3]}\n", []string{`relevo.yaml:2:30: fence.command[1]: is the number "3": a text (in quotes) is needed`}},
 	{"fence timeout", head + "fence: {timeout: 2m}\n", []string{`relevo.yaml:2:18: fence.timeout: "2m" is too long: 1s to 1m are allowed`}},
+	{"access", head + "access: {others: all}\n", []string{`relevo.yaml:2:18: access.others: "all" is not known: allowed is none, status`}},
 	{"place", head + "vip: {address: 1.2.3.4/8}\n", []string{`relevo.yaml:2:1: unknown key "vip": it belongs into a section, as candidate.vip`}},
 	{"unknown", head + "colour: red\n", []string{`relevo.yaml:2:1: unknown key "colour": known here are cluster, node,`}},
 	{"twice", head + "voter: true\nvoter: false\n", []string{`relevo.yaml:3:1: voter: is given twice: first at line 2`}},

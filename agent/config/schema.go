@@ -63,6 +63,9 @@ func schema(c *Config) []field {
 			}
 		}),
 		value("socket", socketPath(&c.Socket)),
+		section("access", func() []field {
+			return []field{value("others", oneOf(&c.Access.Others, OthersNone, OthersStatus))}
+		}),
 		section("log", func() []field {
 			return []field{value("level", level(&c.Log.Level))}
 		}),

@@ -39,6 +39,8 @@ func (c *Config) YAML() string {
 	w.list(1, "command", c.Fence.Command)
 	w.raw(1, "timeout", Short(c.Fence.Timeout))
 	w.str(0, "socket", c.Socket)
+	w.raw(0, "access", "")
+	w.str(1, "others", string(c.Access.Others))
 	w.raw(0, "log", "")
 	w.str(1, "level", strings.ToLower(c.Log.Level.String()))
 	if c.Candidate != nil {

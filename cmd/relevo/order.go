@@ -11,8 +11,8 @@ import (
 	"relevo.dev/relevo/agent/api"
 )
 
-// order is a command that makes the agent act. Only root may: the agent asks the
-// kernel who it is.
+// order is a command that makes the agent act, for who has the role for it: the agent
+// asks the kernel who it is. See docs/roles.md.
 type order struct {
 	verb             api.Verb
 	use, short, long string

@@ -73,7 +73,7 @@ func newRootCommand(a *app) *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&a.socket, "socket", socket, "the agent's socket, also $RELEVO_SOCKET")
 
-	root.AddGroup(&cobra.Group{ID: "ask", Title: "Ask the cluster:"}, &cobra.Group{ID: "act", Title: "Act (as root):"}, &cobra.Group{ID: "build", Title: "Build the cluster:"}, &cobra.Group{ID: "host", Title: "On this host:"})
+	root.AddGroup(&cobra.Group{ID: "ask", Title: "Ask the cluster:"}, &cobra.Group{ID: "act", Title: "Act (as operator or admin):"}, &cobra.Group{ID: "build", Title: "Build the cluster:"}, &cobra.Group{ID: "host", Title: "On this host:"})
 	for _, g := range []struct {
 		id   string
 		cmds []*cobra.Command
