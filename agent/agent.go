@@ -47,7 +47,8 @@ type Options struct {
 	Host   func(h HostConfig) (*Host, error) // nil = the real one
 	Net    *Net                              // nil = the real one
 	Clock  Clock                             // nil = CLOCK_BOOTTIME
-	Health health.Thresholds                 // the zero value = the default ones
+	Health health.Thresholds                 // the zero value = the configured ones
+	Units  health.UnitLister                 // nil = systemd's, unless Host is given
 	// Exit ends the process of an agent that hangs; nil = os.Exit.
 	Exit func(code int)
 	// Machine tells this machine from any other; 0 = what the hardware says.
@@ -115,6 +116,7 @@ type agent struct {
 	apiErr   atomic.Pointer[string]
 	steps    atomic.Pointer[[]takeover.StepRecord]
 	seen     seenMembers
+	news     chan struct{}           // a condition of this host changed; buffered by one
 	trouble  atomic.Pointer[trouble] // of this master's API; nil = none
 	seenHere observed
 	drained  drain
@@ -132,7 +134,7 @@ func Run(ctx context.Context, cfg *config.Config, opts Options) error {
 }
 
 func newAgent(cfg *config.Config, opts Options) *agent {
-	a := &agent{cfg: cfg, opts: opts, log: opts.Log, clock: opts.Clock, started: time.Now(), notify: systemd.NewNotifier()}
+	a := &agent{cfg: cfg, opts: opts, log: opts.Log, clock: opts.Clock, started: time.Now(), notify: systemd.NewNotifier(), news: make(chan struct{}, 1)}
 	if a.clock == nil {
 		a.clock = leasefile.Boottime
 	}
@@ -176,7 +178,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if a.journal, err = takeover.OpenJournal(filepath.Join(cfg.DataDir, "takeover.json")); err != nil {
 		return err
 	}
-	a.monitor = health.New(health.Config{DataDir: cfg.DataDir, Clock: a.clock, Thresholds: a.opts.Health})
+	a.monitor = health.New(a.healthConfig())
 	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Host: cfg.Node, Log: a.log})
 	if err := a.buildHost(ifname); err != nil {
 		return err
@@ -383,7 +385,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.pool.Run(ctx) })
 	g.Go(func() error { return a.quorum.Run(ctx) })
 	g.Go(func() error { return a.board.Run(ctx) })
-	g.Go(func() error { return a.monitor.Run(ctx, nil) })
+	g.Go(func() error { return a.monitor.Run(ctx, a.judged) })
 	g.Go(func() error { return a.api.Run(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })

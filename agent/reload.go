@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/health"
 )
 
 // reloads reads the configuration again whenever that is asked for. A mistake in the
@@ -30,6 +31,9 @@ func (a *agent) reload(ctx context.Context) {
 	}
 	now, waiting := a.live.Load().Reload(next)
 	a.live.Store(now)
+	if a.opts.Health == (health.Thresholds{}) {
+		a.monitor.SetThresholds(thresholds(now.Health))
+	}
 	if a.opts.Level != nil {
 		a.opts.Level.Set(now.Log.Level)
 	}

@@ -157,6 +157,15 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 			}
 		}
 	}
+	for _, m := range members {
+		if _, ok := answers[m.Node]; ok || m.Status == member.Left {
+			continue
+		}
+		// It does not answer, but it has gossiped what it found wrong with itself.
+		for _, c := range gossiped(m) {
+			warn(m.Node+": "+health.Words(c), string(c)+", as it gossiped last", health.Advice(c))
+		}
+	}
 	if err := a.pool.Err(); err != nil {
 		critical("the pool of members is not in order", err.Error(), "two hosts of one name: rename one of them")
 	}
@@ -194,6 +203,7 @@ func (a *agent) Members(context.Context) (api.Members, error) {
 		out.Members = append(out.Members, api.Member{
 			Node: m.Node, Address: net.JoinHostPort(m.Addr, strconv.Itoa(m.Port)), Status: string(m.Status), Role: api.Role(cmp.Or(m.Tags[tagRole], "member")),
 			Voter: voters[m.Node], Arbiter: m.Node == arbiter, Candidate: m.Tags[tagCandidate] != "", Version: m.Tags[tagVersion], Since: a.seen.since(m.Node).UTC(),
+			Conditions: gossiped(m),
 		})
 	}
 	return out, nil
@@ -219,20 +229,6 @@ func (a *agent) Services(context.Context) (api.Services, error) {
 		out.Services = append(out.Services, api.Service{Name: e.Name, Type: e.Type, Node: e.Value("node"), Host: e.Host,
 			Addresses: []string{e.Addr.String()}, Port: e.Port, TXT: e.TXT, Origin: "browsed"})
 	}
-	return out, nil
-}
-
-// Health is every member's report.
-func (a *agent) Health(ctx context.Context) (api.Health, error) {
-	answers, failed := a.askAll(ctx)
-	out := api.Health{Nodes: []api.NodeHealth{}}
-	for node, s := range answers {
-		out.Nodes = append(out.Nodes, api.NodeHealth{Node: node, Report: &s.Health, Conditions: s.Conditions})
-	}
-	for node, err := range failed {
-		out.Nodes = append(out.Nodes, api.NodeHealth{Node: node, Why: err.Error()})
-	}
-	slices.SortFunc(out.Nodes, func(x, y api.NodeHealth) int { return cmp.Compare(x.Node, y.Node) })
 	return out, nil
 }
 

@@ -40,10 +40,11 @@ const (
 	tagTerm      = "t"
 	tagMachine   = "m"
 	tagAPI       = "a" // address:port of the API, while this host serves it
+	tagHealth    = "h" // health.Digest: which conditions hold
 )
 
 func (a *agent) tags() map[string]string {
-	t := map[string]string{tagVersion: a.opts.Version, tagPeerPort: strconv.Itoa(a.cfg.Peer.Port), tagRole: string(a.role()), tagMachine: a.machineTag()}
+	t := map[string]string{tagVersion: a.opts.Version, tagPeerPort: strconv.Itoa(a.cfg.Peer.Port), tagRole: string(a.role()), tagMachine: a.machineTag(), tagHealth: health.Digest(a.monitor.Conditions())}
 	if a.cfg.Candidate != nil {
 		t[tagCandidate] = "1"
 	}
@@ -232,6 +233,7 @@ func (a *agent) steward(ctx context.Context) error {
 			return nil
 		case <-a.pool.Changes():
 		case <-a.board.Changes():
+		case <-a.news:
 		case <-t.C:
 		}
 		if err := a.pool.SetTags(a.tags()); err != nil && ctx.Err() == nil {

@@ -47,3 +47,52 @@ func advice(t Type, reason string) string {
 	}
 	return ""
 }
+
+// Advice is what a person can do about a condition of which only the type is known.
+func Advice(t Type) string { return advice(t, "") }
+
+// Words say what a condition means, where only its type is known; a type that is not
+// known here is its own word.
+func Words(t Type) string {
+	switch t {
+	case ReadOnlyRoot:
+		return "its file system refuses writes"
+	case FilesystemErrorsGrowing:
+		return "its file system meets new errors"
+	case DiskErrors:
+		return "a drive answers with errors"
+	case DiskFull:
+		return "its disk is full"
+	case InodesFull:
+		return "its disk can take no more files"
+	case DiskSlow:
+		return "its disk is very slow"
+	case ClockImplausible:
+		return "its clock is impossible"
+	case FilesystemErrors:
+		return "its file system has met errors"
+	case CardWornOut:
+		return "its card is worn out"
+	case UnderVoltage:
+		return "its voltage is too low"
+	case Throttled:
+		return "its processor is slowed down"
+	case Hot:
+		return "it is too hot"
+	case MemoryPressure:
+		return "its memory is nearly used up"
+	case ClockNotSynchronized:
+		return "its clock follows no time server"
+	case ClockJumped:
+		return "its clock was set"
+	case LinkFlapping:
+		return "a link comes and goes"
+	case LinkErrors:
+		return "packets are damaged on a link"
+	case WeakSignal:
+		return "its Wi-Fi is weak"
+	case UnitFailed:
+		return "a systemd unit has failed"
+	}
+	return string(t)
+}

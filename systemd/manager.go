@@ -150,6 +150,23 @@ func (m *Manager) State(ctx context.Context, unit string) (State, error) {
 	return s, nil
 }
 
+// FailedUnits are the names of the units in failed state.
+func (m *Manager) FailedUnits(ctx context.Context) ([]string, error) {
+	c, err := m.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	units, err := c.ListUnitsFilteredContext(ctx, []string{"failed"})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, u := range units {
+		names = append(names, u.Name)
+	}
+	return names, nil
+}
+
 // Reload makes systemd read its unit files again.
 func (m *Manager) Reload(ctx context.Context) error {
 	c, err := m.connect(ctx)

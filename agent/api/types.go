@@ -146,6 +146,8 @@ type Member struct {
 	Version   string `json:"version,omitempty"`
 	// Since is when this agent saw the member reach Status.
 	Since time.Time `json:"since,omitzero"`
+	// Conditions that hold, as the member gossiped last; the gravest first.
+	Conditions []health.Type `json:"conditions,omitempty"`
 }
 
 // Services is what the cluster offers.
@@ -177,6 +179,13 @@ type NodeHealth struct {
 	Report     *health.Report     `json:"report"` // null: none came
 	Conditions []health.Condition `json:"conditions,omitempty"`
 	Why        string             `json:"why,omitempty"` // why there is no report
+	// Gossiped are the conditions that hold, as the node gossiped last: they are known
+	// of one that does not answer, too.
+	Gossiped []health.Type `json:"gossiped,omitempty"`
+	Role     Role          `json:"role,omitempty"`
+	Status   string        `json:"status,omitempty"` // in the pool: alive, failed, left
+	// LagSeconds is how far the copy of a standby is behind; null on other nodes.
+	LagSeconds *float64 `json:"lag_seconds,omitempty"`
 }
 
 // History is the story of the mastership.

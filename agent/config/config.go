@@ -51,6 +51,8 @@ type Config struct {
 	HTTP HTTP
 	// Fence is the device that switches a lost master off; no Command = none.
 	Fence Fence
+	// Health is where the conditions of this host begin.
+	Health Health
 	// Socket is the unix socket for the CLI. Absolute, at most 100 bytes.
 	Socket string
 	Access Access
@@ -192,6 +194,7 @@ func defaults() *Config {
 		Socket:       DefaultSocket,
 		Access:       Access{Others: OthersNone},
 		Log:          Log{Level: slog.LevelInfo},
+		Health:       healthDefaults(),
 	}
 }
 

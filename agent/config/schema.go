@@ -62,6 +62,7 @@ func schema(c *Config) []field {
 				value("timeout", duration(&c.Fence.Timeout, time.Second, time.Minute)),
 			}
 		}),
+		section("health", func() []field { return health(&c.Health) }),
 		value("socket", socketPath(&c.Socket)),
 		section("access", func() []field {
 			return []field{value("others", oneOf(&c.Access.Others, OthersNone, OthersStatus))}

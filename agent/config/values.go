@@ -43,6 +43,17 @@ func orEmpty(p *string, set setter) setter {
 	}
 }
 
+// orZero allows 0s before set, and stores it.
+func orZero(p *time.Duration, set setter) setter {
+	return func(d *decoder, n *yaml.Node, path string) {
+		if n.Kind == yaml.ScalarNode && n.Tag == "!!str" && n.Value == "0s" {
+			*p = 0
+			return
+		}
+		set(d, n, path)
+	}
+}
+
 // checkName is the rule for names of clusters and nodes: they become DNS labels
 // and parts of certificates.
 func checkName(s string) error {

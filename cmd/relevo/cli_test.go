@@ -59,7 +59,7 @@ func (f *fake) set(s api.Status, err error) {
 func (f *fake) Members(context.Context) (api.Members, error) {
 	return api.Members{Members: []api.Member{
 		{Node: "n1", Address: "10.77.0.1:7946", Status: "alive", Role: api.RoleMaster, Voter: true, Candidate: true, Version: "0.1.0", Since: now.Add(-51 * time.Hour)},
-		{Node: "n2", Address: "10.77.0.2:7946", Status: "failed", Role: api.RoleStandby, Voter: true, Candidate: true, Version: "0.1.0", Since: now.Add(-90 * time.Second)},
+		{Node: "n2", Address: "10.77.0.2:7946", Status: "failed", Role: api.RoleStandby, Voter: true, Candidate: true, Version: "0.1.0", Since: now.Add(-90 * time.Second), Conditions: []health.Type{health.UnderVoltage, health.Hot}},
 		{Node: "n4", Address: "10.77.0.4:7946", Status: "alive", Role: api.RoleVoter, Voter: true, Arbiter: true},
 	}}, f.err
 }
@@ -190,15 +190,20 @@ func judged(r health.Report) []health.Condition {
 func boards() api.Health {
 	pi := health.Report{
 		At: now.Add(-4 * time.Second), Board: health.Board{Model: "Raspberry Pi 4 Model B Rev 1.2"},
+		Boot: health.Boot{Cause: health.BootPowerOn}, CPUHertz: health.Of(6e8), CPUMaxHertz: health.Of(1.5e9), Power: health.Power{UnderVoltage: health.No, UnderVoltages: health.Of(2)},
+		Drives:     []health.Drive{{Name: "mmcblk0", Kind: "SD", WriteSeconds: health.Of(0.0123), Errors: health.Of(0)}},
+		Ext4:       []health.Ext4{{Device: "mmcblk0p2", Errors: health.Of(0)}},
+		Links:      []health.Link{{Name: "eth0", Up: health.Yes, Speed: health.Of(1e9), CarrierChanges: health.Of(2), Errors: health.Of(0)}, {Name: "wlan0", Up: health.No, Signal: health.Of(-61)}},
+		Units:      health.Units{Known: true},
 		CPUPercent: health.Of(12.4), CPUs: health.Of(4), Load1: health.Of(0.5), Load5: health.Of(0.4), Load15: health.Of(0.3),
 		MemoryTotal: health.Of(3.9e9), MemoryAvailable: health.Of(2.1e9), SwapTotal: health.Of(1e8), SwapUsed: health.Of(0),
 		Disks: []health.Disk{{Path: "/", Total: health.Of(31e9), Free: health.Of(20e9), ReadOnly: health.Yes}}, Temperature: health.Of(51.2), Uptime: health.Of(270000),
 	}
 	zero := health.Report{At: now.Add(-2 * time.Second), Load1: health.Of(1.5), Unknown: []health.Unknown{{What: "temperature", Why: "this host has no temperature sensor"}}}
 	return api.Health{Nodes: []api.NodeHealth{
-		{Node: "n1", Report: &pi, Conditions: judged(pi)},
-		{Node: "n2", Report: &zero, Conditions: judged(zero)},
-		{Node: "n3", Why: "n3 does not answer"},
+		{Node: "n1", Report: &pi, Conditions: judged(pi), Role: api.RoleMaster, Status: "alive"},
+		{Node: "n2", Report: &zero, Conditions: judged(zero), Role: api.RoleStandby, Status: "alive", LagSeconds: ptr(0.12)},
+		{Node: "n3", Why: "gossip says that it is failed", Role: api.RoleVoter, Status: "failed", Gossiped: []health.Type{health.UnderVoltage}},
 	}}
 }
 
@@ -222,7 +227,7 @@ func TestRendering(t *testing.T) {
 		{"health", []string{"health"}, api.Status{}, exitDegraded},
 		{"health-n1", []string{"health", "n1"}, api.Status{}, exitDegraded},
 		{"health-n2", []string{"health", "n2"}, api.Status{}, exitOK},
-		{"health-n3", []string{"health", "n3"}, api.Status{}, exitOK},
+		{"health-n3", []string{"health", "n3"}, api.Status{}, exitDegraded},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			socket := serve(t, &fake{status: c.status, health: boards()})
