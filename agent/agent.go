@@ -120,6 +120,7 @@ type agent struct {
 	trouble  atomic.Pointer[trouble] // of this master's API; nil = none
 	seenHere observed
 	drained  drain
+	checks   checks
 	factMu   sync.Mutex
 	fact     chan struct{} // closed and forgotten at every change of the replicated state
 }
@@ -395,6 +396,7 @@ func (a *agent) run(ctx context.Context) error {
 	if a.host != nil {
 		g.Go(func() error { return a.worker.run(ctx, !active) })
 		g.Go(func() error { return a.watchAPI(ctx) })
+		g.Go(func() error { return a.runChecks(ctx) })
 		if src, ok := a.host.Source.(interface{ Run(context.Context) error }); ok {
 			g.Go(func() error { return src.Run(ctx) })
 		}

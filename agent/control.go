@@ -56,6 +56,7 @@ const (
 	pathProbe    = "/v1/probe"
 	pathSeen     = "/v1/seen"
 	pathWho      = "/v1/who"
+	pathCheck    = "/v1/check"
 	pathReplica  = "/v1/replica/"
 )
 
@@ -91,6 +92,7 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathProbe, a.probed)
 	handle(mux, pathWho, a.who)
 	handle(mux, pathSeen, a.seenHere.tell)
+	handle(mux, pathCheck, a.checks.asked)
 	if l.host != nil {
 		mux.Handle(pathReplica, l.host.Source)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/replica"
+	"relevo.dev/relevo/agent/replica/kine"
 	"relevo.dev/relevo/agent/takeover"
 )
 
@@ -21,6 +22,7 @@ type Host struct {
 	API          API
 	Follower     Follower
 	Source       http.Handler // serves the datastore and the identity to standbys
+	Copy         Copy         // nil: the copy is never compared
 	LeaseNote    LeaseNote
 	Guard        Guard // nil: nobody kills for us
 	// Restarting says whether who stops the agent starts it again at once, as an
@@ -56,6 +58,15 @@ type Address interface {
 type Follower interface {
 	Run(ctx context.Context) error // until ctx ends
 	Position() replica.Position
+}
+
+// Copy is the follower's copy as something to be checked.
+type Copy interface {
+	// Compare finds where it differs from the master's datastore; an error says that
+	// they could not be compared.
+	Compare(ctx context.Context, limit int) (kine.Comparison, error)
+	// Anew sets it aside and has it copied again.
+	Anew(ctx context.Context, why string) error
 }
 
 // LeaseNote is where the fence finds the lease.

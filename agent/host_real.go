@@ -43,7 +43,7 @@ func realHost(h HostConfig) (*Host, error) {
 	})
 	source, follower, data := DataParts(h)
 	host := &Host{
-		ControlPlane: units, Data: data, Follower: follower, Source: source,
+		ControlPlane: units, Data: data, Follower: follower, Source: source, Copy: follower,
 		API:        NewAPI(c.ControlPlane.API, h.Node),
 		LeaseNote:  &LeaseNoteFile{Path: leasefile.DefaultPath, Node: h.Node, TTL: h.Config.LeaseTTL, Units: c.ControlPlane.Units},
 		Restarting: func(ctx context.Context) bool { return m.Restarting(ctx, Unit) },

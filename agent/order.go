@@ -25,6 +25,8 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 		return a.leave(ctx, o)
 	case api.VerbRemove:
 		return a.remove(o)
+	case api.VerbVerify:
+		return a.checkStandbys(ctx, o)
 	}
 	if o.Verb == api.VerbStepDown {
 		s := a.quorum.State()

@@ -141,6 +141,7 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 		if !st.Ready && s.Master != nil && st.Node != s.Master.Node {
 			warn("the standby "+st.Node+" is not ready", st.Why, "")
 		}
+		out = append(out, checkProblems(st)...)
 	}
 	for _, m := range members {
 		if m.Status == member.Failed {

@@ -74,6 +74,7 @@ func (a *agent) standby(now lease.Time) *api.Standby {
 		out.LagSeconds = &s
 		out.FreshAt = time.Now().Add(-(now - pos.FreshAt)).UTC()
 	}
+	a.checks.tell(out)
 	if out.Ready && pos.Err != "" {
 		out.Why = pos.Err
 	}

@@ -31,6 +31,9 @@ const (
 	VerbRemove Verb = "remove"
 	// VerbAcknowledge makes the automatic failovers so far not count any more.
 	VerbAcknowledge Verb = "acknowledge"
+	// VerbVerify compares the copy of a standby (To; "" = of each) with the master's
+	// datastore. A copy that differs is copied again, unless Keep.
+	VerbVerify Verb = "verify"
 )
 
 // Order is a request to act.
@@ -39,6 +42,7 @@ type Order struct {
 	To    string `json:"to,omitempty"` // the successor that is wished for
 	Why   string `json:"why,omitempty"`
 	Force bool   `json:"force,omitempty"`
+	Keep  bool   `json:"keep,omitempty"` // only compare
 	// By is who asks, as the command line knows it (sudo hides it from the agent).
 	By string `json:"by,omitempty"`
 }
@@ -47,6 +51,8 @@ type Order struct {
 type Done struct {
 	Text string `json:"text"` // what was done, and what follows
 	Term uint64 `json:"term"` // the newest term before it
+	// Verified is the answer to VerbVerify, by node.
+	Verified []Verification `json:"verified,omitempty"`
 }
 
 // maxOrder bounds the body of an Order.

@@ -92,6 +92,9 @@ type Standby struct {
 	FreshAt    time.Time `json:"fresh_at,omitzero"`
 	Priority   int       `json:"priority,omitempty"`
 	Never      bool      `json:"never,omitempty"` // promoted by a person only
+	// Verified is the last comparison of its copy with the master's datastore; null =
+	// there was none yet.
+	Verified *Verification `json:"verified,omitempty"`
 }
 
 // VIP is the virtual IP.

@@ -121,6 +121,7 @@ type Candidate struct {
 	// Never keeps a copy on this host, but it is promoted by a person only.
 	Never        bool
 	ControlPlane ControlPlane
+	Replica      Replica
 	// VIP is nil without a virtual IP.
 	VIP *VIP
 }
@@ -171,6 +172,13 @@ type API struct {
 	Grace          time.Duration // how long a master may stay without a working API
 }
 
+// Replica is how this host keeps its copy of the master's datastore.
+type Replica struct {
+	// VerifyInterval is how often the copy is compared with the master's datastore; 0 =
+	// only when a person asks.
+	VerifyInterval time.Duration
+}
+
 // VIP is the virtual IP that follows the master.
 type VIP struct {
 	Address   netip.Prefix // host address with the length of its network: 10.77.0.100/24
@@ -203,5 +211,5 @@ func candidateDefaults() *Candidate {
 		Kind:      KindUnits,
 		Datastore: Datastore{Kind: DatastoreKine},
 		API:       API{StartTimeout: 60 * time.Second, Grace: 30 * time.Second},
-	}}
+	}, Replica: Replica{VerifyInterval: 24 * time.Hour}}
 }

@@ -3,7 +3,8 @@ package config
 import "reflect"
 
 // Reload takes over from next what an agent can change while it runs: log.level,
-// max_lag, max_failovers, fence, health (but for its probe), join, candidate.priority and candidate.never. It returns
+// max_lag, max_failovers, fence, health (but for its probe), join, candidate.priority,
+// candidate.never and candidate.replica.verify_interval. It returns
 // what the agent runs with from now on, and the keys that next changes and that wait
 // for a restart.
 func (c *Config) Reload(next *Config) (now *Config, waiting []string) {
@@ -15,6 +16,7 @@ func (c *Config) Reload(next *Config) (now *Config, waiting []string) {
 	if c.Candidate != nil && next.Candidate != nil {
 		cand := *c.Candidate
 		cand.Priority, cand.Never = next.Candidate.Priority, next.Candidate.Never
+		cand.Replica.VerifyInterval = next.Candidate.Replica.VerifyInterval
 		n.Candidate = &cand
 	}
 	for _, k := range []struct {

@@ -97,6 +97,11 @@ func candidate(c *Candidate) []field {
 				needSection("api", func() []field { return api(&cp.API) }),
 			}
 		}),
+		section("replica", func() []field {
+			return []field{
+				value("verify_interval", orOff(&c.Replica.VerifyInterval, duration(&c.Replica.VerifyInterval, time.Minute, 90*24*time.Hour))),
+			}
+		}),
 		section("vip", func() []field {
 			c.VIP = &VIP{}
 			return []field{

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // YAML writes c as a relevo.yaml in which nothing is left to defaults. Parsing it
@@ -73,12 +74,21 @@ func (w *writer) candidate(c *Candidate) {
 	w.str(3, "client_key_file", cp.API.ClientKeyFile)
 	w.raw(3, "start_timeout", Short(cp.API.StartTimeout))
 	w.raw(3, "grace", Short(cp.API.Grace))
+	w.raw(1, "replica", "")
+	w.raw(2, "verify_interval", orOffText(c.Replica.VerifyInterval))
 	if v := c.VIP; v != nil {
 		w.raw(1, "vip", "")
 		w.str(2, "address", v.Address.String())
 		w.str(2, "interface", v.Interface)
 		w.raw(2, "port", strconv.Itoa(v.Port))
 	}
+}
+
+func orOffText(d time.Duration) string {
+	if d == 0 {
+		return "off"
+	}
+	return Short(d)
 }
 
 // raw writes a key with a value that needs no quotes; "" begins a section.

@@ -68,6 +68,7 @@ type Follower struct {
 	board  *board
 	mirror *files.Mirror
 	digest chan string // newest digest heard; capacity 1
+	asks   chan asked
 
 	// The rest belongs to Run's goroutine.
 	copy     *kine.Copy
@@ -101,7 +102,7 @@ func NewFollower(cfg FollowerConfig) *Follower {
 	if cfg.Clock == nil {
 		cfg.Clock = bootTime
 	}
-	f := &Follower{cfg: cfg, board: newBoard(), digest: make(chan string, 1)}
+	f := &Follower{cfg: cfg, board: newBoard(), digest: make(chan string, 1), asks: make(chan asked)}
 	f.mirror = files.NewMirror(f.MirrorDir(), cfg.Identity)
 	f.board.update(func(b *board) {
 		b.mirrored = len(cfg.Identity) == 0
@@ -228,6 +229,15 @@ func (f *Follower) apply(ctx context.Context, frames <-chan *frame, failed <-cha
 			return fmt.Errorf("the stream stalled: nothing came for %s", f.cfg.StallAfter)
 		case <-commit.C:
 			if err := f.commit(ctx); err != nil {
+				return err
+			}
+		case a := <-f.asks:
+			err := a.do(ctx)
+			if errors.Is(err, errStreamAnew) {
+				a.done <- nil
+				return err
+			}
+			if a.done <- err; err != nil {
 				return err
 			}
 		case fr := <-frames:
@@ -470,5 +480,5 @@ func (f *Follower) anew(ctx context.Context, why error) error {
 	if err := f.open(ctx); err != nil {
 		return err
 	}
-	return fmt.Errorf("the copy was set aside and is made anew: %w", why)
+	return fmt.Errorf("%w: %w", errAnew, why)
 }

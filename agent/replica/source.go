@@ -15,6 +15,7 @@ import (
 
 	"relevo.dev/relevo/agent/replica/files"
 	"relevo.dev/relevo/agent/replica/kine"
+	"relevo.dev/relevo/agent/replica/verify"
 )
 
 // Paths that Source serves.
@@ -47,6 +48,7 @@ type SourceConfig struct {
 type Source struct {
 	cfg  SourceConfig
 	scan *files.Scanner
+	sums *verify.Handler
 
 	opening sync.Mutex // one at a time opens and closes the reader
 	paused  bool       // guarded by opening
@@ -68,7 +70,9 @@ func NewSource(cfg SourceConfig) *Source {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Source{cfg: cfg, scan: files.NewScanner(cfg.Identity, 2*cfg.Beat), why: errNotRunning, wake: make(chan struct{}), done: make(chan struct{})}
+	s := &Source{cfg: cfg, scan: files.NewScanner(cfg.Identity, 2*cfg.Beat), why: errNotRunning, wake: make(chan struct{}), done: make(chan struct{})}
+	s.sums = verify.NewHandler(s.answer)
+	return s
 }
 
 var errNotRunning = errors.New("the agent's replication source is not running")
@@ -243,6 +247,16 @@ func (s *Source) current() (*kine.Reader, <-chan struct{}, error) {
 	return s.reader, s.wake, s.why
 }
 
+// answer answers a comparison's query with the reader of the streams: between two of its
+// short transactions they go on.
+func (s *Source) answer(ctx context.Context, q kine.Query) (kine.Reply, error) {
+	r, _, why := s.current()
+	if r == nil {
+		return kine.Reply{}, why
+	}
+	return r.Answer(ctx, q)
+}
+
 // Err says why standbys cannot follow, nil if they can.
 func (s *Source) Err() error {
 	_, _, err := s.current()
@@ -269,7 +283,7 @@ func (s *Source) spoiled(r *kine.Reader) {
 	s.mu.Unlock()
 }
 
-// ServeHTTP answers GET on the three paths. Every request carries cluster= and
+// ServeHTTP answers GET on the paths above, and on verify.Path. Every request carries cluster= and
 // term=; 409 if they do not fit, 503 with a line of text if there is nothing to
 // give at the moment.
 func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -304,6 +318,8 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		s.serveRows(w, r, after)
+	case verify.Path:
+		s.sums.ServeHTTP(w, r)
 	case PathIdentity:
 		s.scan.ServeManifest(w, r)
 	case PathFile:

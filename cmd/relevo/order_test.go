@@ -26,6 +26,10 @@ func TestOrders(t *testing.T) {
 		{"remove n9", 0, "remove to=n9"},
 		{"remove", 2, "accepts 1 arg"},
 		{"pause n1", 2, "unknown command"},
+		{"replica verify n2", 0, "n2: equal\n  by ann\n"},
+		{"replica verify --compare-only", 3, "n2: equal"},
+		{"replica verify n2 -o json", 0, `"equal": true`},
+		{"replica", 0, "Compare a standby's copy"},
 		{"explain --term 99", 1, "term 99 is not in the history"},
 		{"explain", 0, "n2 would be promoted in 4.2s"},
 	} {

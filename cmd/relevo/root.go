@@ -79,7 +79,7 @@ func newRootCommand(a *app) *cobra.Command {
 		cmds []*cobra.Command
 	}{
 		{"ask", []*cobra.Command{newStatusCommand(a), newMembersCommand(a), newServicesCommand(a), newHealthCommand(a), newHistoryCommand(a), newExplainCommand(a)}},
-		{"act", newOrderCommands(a)},
+		{"act", append(newOrderCommands(a), newReplicaCommand(a))},
 		{"build", []*cobra.Command{newInitCommand(), newInviteCommand(), newJoinCommand()}},
 		{"host", []*cobra.Command{newAgentCommand(a), newConfigCommand(a), newLeaseCommand(), newFenceCommand(), newDoctorCommand(a), newDiffLostCommand(a), newVersionCommand(a)}},
 	} {

@@ -29,6 +29,7 @@ func showStatus(p *page, s api.Status) {
 	if len(s.Standbys) > 0 {
 		p.line()
 		p.table([]string{"STANDBY", "READY", "LAG", "REVISION", "WHY NOT"}, standbys(p, s))
+		showChecks(p, s.Standbys)
 	}
 }
 

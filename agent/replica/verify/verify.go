@@ -6,7 +6,6 @@ package verify
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -27,14 +26,13 @@ const MaxReply = 1 << 20
 // Handler answers queries about one database. Who may ask is for the caller to
 // decide; a query for everything reads everything, at most one at a time.
 type Handler struct {
-	open func(ctx context.Context) (*kine.Reader, error)
-	one  chan struct{}
+	answer kine.Ask
+	one    chan struct{}
 }
 
-// NewHandler makes a Handler. open is called for each query, and the reader
-// closed after it: between two queries the database is nobody's.
-func NewHandler(open func(ctx context.Context) (*kine.Reader, error)) *Handler {
-	return &Handler{open: open, one: make(chan struct{}, 1)}
+// NewHandler makes a Handler. answer is what reads the database, as Reader.Answer does.
+func NewHandler(answer kine.Ask) *Handler {
+	return &Handler{answer: answer, one: make(chan struct{}, 1)}
 }
 
 // ServeHTTP answers GET with the fields of a kine.Query as parameters; a missing
@@ -64,15 +62,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	// Whoever hung up does not read why.
 	_ = json.NewEncoder(w).Encode(reply)
-}
-
-func (h *Handler) answer(ctx context.Context, q kine.Query) (kine.Reply, error) {
-	reader, err := h.open(ctx)
-	if err != nil {
-		return kine.Reply{}, err
-	}
-	reply, err := reader.Answer(ctx, q)
-	return reply, errors.Join(err, reader.Close())
 }
 
 func parse(v url.Values) (q kine.Query, err error) {

@@ -16,8 +16,15 @@ import (
 	"relevo.dev/relevo/agent/replica/kine/kinetest"
 )
 
-func opener(path string) func(context.Context) (*kine.Reader, error) {
-	return func(ctx context.Context) (*kine.Reader, error) { return kine.OpenReader(ctx, path) }
+func asker(path string) kine.Ask {
+	return func(ctx context.Context, q kine.Query) (kine.Reply, error) {
+		r, err := kine.OpenReader(ctx, path)
+		if err != nil {
+			return kine.Reply{}, err
+		}
+		defer r.Close()
+		return r.Answer(ctx, q)
+	}
 }
 
 func getter(t testing.TB, h http.Handler) Getter {
@@ -45,7 +52,7 @@ func TestOverHTTP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer here.Close()
-	there := Ask(getter(t, NewHandler(opener(w.Path))))
+	there := Ask(getter(t, NewHandler(asker(w.Path))))
 	got, err := kine.Compare(t.Context(), here.Answer, there, 10)
 	if err != nil || !got.Equal() || got.Rows == 0 {
 		t.Fatalf("%+v, %v", got, err)
@@ -60,7 +67,7 @@ func TestOverHTTP(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	w := kinetest.New(t, filepath.Join(t.TempDir(), "state.db"), false)
-	h := NewHandler(opener(w.Path))
+	h := NewHandler(asker(w.Path))
 	for _, tt := range []struct {
 		method, query string
 		status        int
@@ -81,7 +88,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s %s: %d %s", tt.method, tt.query, rec.Code, rec.Body)
 		}
 	}
-	gone := Ask(getter(t, NewHandler(opener(w.Path+".none"))))
+	gone := Ask(getter(t, NewHandler(asker(w.Path+".none"))))
 	if _, err := gone(t.Context(), kine.Query{}); err == nil || !strings.Contains(err.Error(), "503") {
 		t.Error(err)
 	}
