@@ -11,7 +11,7 @@ import (
 )
 
 // check is a command that has standbys check their copies, and waits for what comes of
-// it. Only root may: it costs the boards something, and a copy may be made anew.
+// it: an operator's, since it costs the boards something, and a copy may be made anew.
 type check struct {
 	verb             api.Verb
 	use, short, long string
