@@ -48,7 +48,10 @@ type Options struct {
 	Net    *Net                              // nil = the real one
 	Clock  Clock                             // nil = CLOCK_BOOTTIME
 	Health health.Thresholds                 // the zero value = the configured ones
-	Units  health.UnitLister                 // nil = systemd's, unless Host is given
+	// HealthRoot is measured in place of /; "" = this machine. Agents that share a machine
+	// with others, and a clock of their own, must not judge each other by its disk.
+	HealthRoot string
+	Units      health.UnitLister // nil = systemd's, unless Host is given
 	// Exit ends the process of an agent that hangs; nil = os.Exit.
 	Exit func(code int)
 	// Machine tells this machine from any other; 0 = what the hardware says.

@@ -16,7 +16,7 @@ import (
 // digest is a tag of the gossip, and the details are asked for.
 
 func (a *agent) healthConfig() health.Config {
-	c := health.Config{DataDir: a.cfg.DataDir, Clock: a.clock, Thresholds: a.opts.Health, Units: a.opts.Units, Probe: a.cfg.Health.Probe}
+	c := health.Config{Root: a.opts.HealthRoot, DataDir: a.cfg.DataDir, Clock: a.clock, Thresholds: a.opts.Health, Units: a.opts.Units, Probe: a.cfg.Health.Probe}
 	if c.Thresholds == (health.Thresholds{}) {
 		c.Thresholds = thresholds(a.cfg.Health)
 	}

@@ -175,6 +175,30 @@ func toArbiter[In, Out any](ctx context.Context, l *loop, path string, in In, lo
 	}
 }
 
+// arbiterPause is how often it is looked whether an arbiter is known again, arbiterLimit
+// for how long.
+const (
+	arbiterPause = 50 * time.Millisecond
+	arbiterLimit = 2 * time.Second
+)
+
+// awaitArbiter waits until an arbiter is known: the office moves from host to host within
+// a moment, and what a person orders should not fail for that.
+func (l *loop) awaitArbiter(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, arbiterLimit)
+	defer cancel()
+	t := time.NewTicker(arbiterPause)
+	defer t.Stop()
+	for l.quorum.Leader() == "" {
+		select {
+		case <-ctx.Done():
+			return errNoArbiter
+		case <-t.C:
+		}
+	}
+	return nil
+}
+
 func (l *loop) sendRenewal(ctx context.Context, a lease.SendRenewal) {
 	// Several may be on their way: a slow answer must not hold up the next try.
 	if l.inflight >= 4 {

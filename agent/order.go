@@ -40,6 +40,9 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 		err := a.port.PostJSON(ctx, s.Holder, pathOrder, o, &d)
 		return d, err
 	}
+	if err := a.loop.awaitArbiter(ctx); err != nil {
+		return api.Done{}, err
+	}
 	return toArbiter(ctx, a.loop, pathOrder, o, a.order)
 }
 

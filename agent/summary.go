@@ -127,6 +127,9 @@ func (a *agent) askAll(ctx context.Context) (answers map[string]summary, failed 
 
 // askArbiter asks what would happen if the master were lost.
 func (a *agent) askArbiter(ctx context.Context) (judgement, error) {
+	if err := a.loop.awaitArbiter(ctx); err != nil {
+		return judgement{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	s, err := toArbiter(ctx, a.loop, pathSummary, empty{}, func(ctx context.Context, _ string, _ empty) (summary, error) { return a.summary(ctx), nil })

@@ -28,11 +28,12 @@ import (
 // sees every start and end of a control plane, and that there is never more than one.
 
 type world struct {
-	t     *testing.T
-	net   *memnet.Network
-	begin time.Time
-	hosts []*testHost
-	log   *tail
+	t       *testing.T
+	net     *memnet.Network
+	begin   time.Time
+	machine string // of which health is measured: nothing is known of it
+	hosts   []*testHost
+	log     *tail
 
 	mu    sync.Mutex
 	live  *testHost       // whose control plane runs
@@ -53,7 +54,10 @@ func whole(t *testing.T, names string, f func(t *testing.T, w *world)) {
 func bubble(t *testing.T, names string, f func(t *testing.T, w *world)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, net: memnet.New(), begin: time.Now(), log: &tail{}}
+		w := &world{t: t, net: memnet.New(), begin: time.Now(), machine: filepath.Join(dir, "machine"), log: &tail{}}
+		if err := os.Mkdir(w.machine, 0o755); err != nil {
+			t.Fatal(err)
+		}
 		var join []string
 		for i := range strings.Fields(names) {
 			join = append(join, fmt.Sprintf("10.0.0.%d", i+1))

@@ -73,7 +73,8 @@ func runAgent(ctx context.Context, dir string) error {
 	// All of them are this machine, and pretend not to be.
 	machine := fnv.New64a()
 	machine.Write([]byte(dir))
-	opts := agent.Options{Version: "demo", Log: log, ConfigPath: filepath.Join(dir, "relevo.yaml"), Machine: machine.Sum64() | 1}
+	// Four hosts on one machine, whose disk may be busy: it is not theirs.
+	opts := agent.Options{Version: "demo", HealthRoot: dir, Log: log, ConfigPath: filepath.Join(dir, "relevo.yaml"), Machine: machine.Sum64() | 1}
 	if c := cfg.Candidate; c != nil {
 		opts.Host = demoHost(dir, "standin", c.ControlPlane.Datastore.Path, strings.TrimPrefix(c.ControlPlane.API.URL, "https://"),
 			filepath.Join(dir, "pki-kubernetes", "api.crt"), filepath.Join(dir, "pki-kubernetes", "api.key"), filepath.Join(root, "token"))
