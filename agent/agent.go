@@ -118,6 +118,7 @@ type agent struct {
 	ownRev   atomic.Uint64 // newest revision at the control plane's own path
 	apiErr   atomic.Pointer[string]
 	steps    atomic.Pointer[[]takeover.StepRecord]
+	lost     atomic.Pointer[[]string] // hosts whose Node objects this master marked as lost
 	seen     seenMembers
 	news     chan struct{}           // a condition of this host changed; buffered by one
 	trouble  atomic.Pointer[trouble] // of this master's API; nil = none
@@ -252,11 +253,12 @@ func (a *agent) buildLoop() error {
 		return nil
 	}
 	a.worker = newWorker(takeover.New(takeover.Config{
-		ControlPlane: a.host.ControlPlane, Data: a.host.Data, Address: a.host.Address, API: a.host.API,
+		ControlPlane: a.host.ControlPlane, Data: a.host.Data, Address: a.host.Address, API: a.host.API, Cluster: a.host.Cluster,
 		StartTimeout: a.cfg.Candidate.ControlPlane.API.StartTimeout, Journal: a.journal, Log: a.log,
 	}), a.host.Follower, a.log)
 	a.worker.guard, a.worker.clock = a.host.Guard, a.clock
 	a.worker.post, a.worker.finished = a.loop.post, a.finished
+	a.worker.succession, a.worker.settled = a.succession, a.settled
 	a.loop.worker = a.worker
 	return nil
 }

@@ -20,6 +20,7 @@ type Host struct {
 	Data         Data
 	Address      Address // nil without a virtual IP
 	API          API
+	Cluster      Cluster // nil: nothing is tidied up in Kubernetes
 	Follower     Follower
 	Source       http.Handler // serves the datastore and the identity to standbys
 	Copy         Copy         // nil: the copy is never compared

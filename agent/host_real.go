@@ -42,9 +42,10 @@ func realHost(h HostConfig) (*Host, error) {
 		LeaseCommand: "/usr/bin/relevo lease held", DropInDir: "/etc/systemd/system", Log: h.Log,
 	})
 	source, follower, data := DataParts(h)
+	api := &kubeAPI{cfg: c.ControlPlane.API, node: h.Node, kubeNode: c.KubernetesNode}
 	host := &Host{
 		ControlPlane: units, Data: data, Follower: follower, Source: source, Copy: follower,
-		API:        NewAPI(c.ControlPlane.API, h.Node),
+		API: api, Cluster: &kubeCluster{api, c.ControlPlane.Units, time.Now},
 		LeaseNote:  &LeaseNoteFile{Path: leasefile.DefaultPath, Node: h.Node, TTL: h.Config.LeaseTTL, Units: c.ControlPlane.Units},
 		Restarting: func(ctx context.Context) bool { return m.Restarting(ctx, Unit) },
 		Guard:      &timerGuard{m},
@@ -137,8 +138,9 @@ func (n *LeaseNoteFile) Read() (lease.Lease, error) {
 // kubeAPI is the control plane's API. The client is made when it is needed: on a
 // standby its credentials may not be there yet.
 type kubeAPI struct {
-	cfg  config.API
-	node string
+	cfg      config.API
+	node     string
+	kubeNode string // what Kubernetes calls this host; "" = nobody knows
 
 	mu     sync.Mutex
 	client *kube.Client
@@ -158,7 +160,7 @@ func (k *kubeAPI) make(fresh bool) (*kube.Client, error) {
 	}
 	var err error
 	k.client, err = kube.New(kube.Config{URL: k.cfg.URL, CAFile: k.cfg.CAFile, TokenFile: k.cfg.TokenFile,
-		ClientCertFile: k.cfg.ClientCertFile, ClientKeyFile: k.cfg.ClientKeyFile})
+		ClientCertFile: k.cfg.ClientCertFile, ClientKeyFile: k.cfg.ClientKeyFile, Node: k.kubeNode})
 	return k.client, err
 }
 

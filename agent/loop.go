@@ -347,7 +347,7 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 	case lease.Propose:
 		l.log.Warn("giving the next term", "term", a.Term, "holder", a.Holder, "automatic", a.Automatic, "why", a.Reason)
 		l.saw("gives term %d to %s: %s", a.Term, a.Holder, a.Reason)
-		l.propose(ctx, a.Term, quorum.Grant(a.Term, a.Holder, a.Machine, a.Reason, a.Automatic, a.By, a.Notes))
+		l.propose(ctx, a.Term, quorum.Grant(a.Term, a.Holder, a.Machine, a.Reason, a.Automatic, a.Fenced, a.By, a.Notes))
 	case lease.Blocked:
 		l.log.Error("the master is lost and nobody is promoted", "term", a.Term, "why", a.Why)
 		l.saw("promotes nobody: %s", a.Why)

@@ -55,6 +55,7 @@ func (a *agent) watchAPI(ctx context.Context) error {
 				a.log.Warn("virtual IP not defended", "err", err)
 			}
 		}
+		a.welcome(ctx)
 		asked := a.clock()
 		cctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := a.host.API.Healthy(cctx)

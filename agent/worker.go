@@ -18,6 +18,9 @@ type worker struct {
 	log      *slog.Logger
 	post     func(ctx context.Context, ev lease.Event)
 	finished func(ctx context.Context, term uint64, steps []takeover.StepRecord) // a promotion succeeded
+	// What follows it, and what became of that.
+	succession func(term uint64) takeover.Succession
+	settled    func(ctx context.Context, term uint64, steps []takeover.StepRecord)
 
 	mu      sync.Mutex
 	want    *job
@@ -162,6 +165,7 @@ func (w *worker) do(ctx, jctx context.Context, j *job, following bool) bool {
 	w.post(ctx, lease.Promoted{Term: j.term, Err: err})
 	if err == nil {
 		w.finished(jctx, j.term, steps)
+		w.settled(jctx, j.term, w.t.Settle(jctx, w.succession(j.term)))
 	}
 	return false
 }

@@ -16,6 +16,9 @@ func (d *decoder) finish(c *Config, hostname func() (string, error)) {
 	d.joinPorts(c)
 	d.ports(c)
 	if c.Candidate != nil {
+		if c.Candidate.KubernetesNode == "" {
+			c.Candidate.KubernetesNode = c.Node
+		}
 		d.credentials(c)
 		d.paths(c)
 		d.units(c)

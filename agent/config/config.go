@@ -119,9 +119,11 @@ type Candidate struct {
 	// 100, the highest is promoted first.
 	Priority int
 	// Never keeps a copy on this host, but it is promoted by a person only.
-	Never        bool
-	ControlPlane ControlPlane
-	Replica      Replica
+	Never bool
+	// KubernetesNode is what Kubernetes calls this host. Default: Node.
+	KubernetesNode string
+	ControlPlane   ControlPlane
+	Replica        Replica
 	// VIP is nil without a virtual IP.
 	VIP *VIP
 }

@@ -29,6 +29,8 @@ type Config struct {
 	TokenFile      string // read again when it changes
 	ClientCertFile string
 	ClientKeyFile  string
+	// Node is what Kubernetes calls this host; the canary notes it. "" = not noted.
+	Node string
 	// Timeout of one request; 0 = 5 s.
 	Timeout time.Duration
 	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -161,7 +163,7 @@ func (c *Client) WaitReady(ctx context.Context) error {
 		case err == nil:
 			last = fmt.Errorf("not ready: %s", r.Failed())
 		case ctx.Err() == nil:
-			last = err
+			last = explain(err, time.Now())
 		}
 		t := time.NewTimer(wait)
 		select {
@@ -209,7 +211,7 @@ func (c *Client) Canary(ctx context.Context, node string, term uint64) (Canary, 
 	}
 	defer w.Stop()
 
-	wrote, err := c.put(ctx, was, map[string]string{"written": mark})
+	wrote, err := c.put(ctx, was, c.noted(was.Data, node, mark))
 	if err != nil {
 		return out, fmt.Errorf("canary: write: %w", err)
 	}

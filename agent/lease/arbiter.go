@@ -135,6 +135,7 @@ type (
 		Holder    string
 		Machine   uint64
 		Automatic bool
+		Fenced    bool // a fence device confirmed that the holder before is off
 		Reason    string
 		By        string
 		Notes     []string // the evidence that was weighed
@@ -423,7 +424,7 @@ func (a *Arbiter) decide(now Time) []Action {
 	}
 	a.blocked = ""
 	a.proposed = a.fact.Term + 1
-	return append(out, Propose{a.proposed, j.To, a.reports[j.To].Machine, j.Automatic, j.Reason, j.By, append(j.Evidence, j.Notes...)})
+	return append(out, Propose{a.proposed, j.To, a.reports[j.To].Machine, j.Automatic, j.Fenced, j.Reason, j.By, append(j.Evidence, j.Notes...)})
 }
 
 // tellBlocked says why nobody is promoted although the term is over: when that

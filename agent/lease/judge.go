@@ -15,6 +15,7 @@ type Judgement struct {
 	Possible  bool   // would act if the holder were lost now
 	To        string // the successor it would choose
 	Automatic bool   // counts against the flap limit
+	Fenced    bool   // it is over because a fence device confirmed that the holder is off
 	Reason    string // why the term changes
 	By        string // the person who asked
 	Why       []string
@@ -52,7 +53,7 @@ func (a *Arbiter) Judge(now Time) Judgement {
 			over = false // just elected: hear the candidates first
 		}
 	case a.fenced == a.fact.Holder:
-		over, j.Automatic = true, true
+		over, j.Automatic, j.Fenced = true, true, true
 		j.Reason = fmt.Sprintf("%s did not renew its lease for %v, and the fence confirmed that it is off", a.fact.Holder, a.silence(now))
 	case now >= j.WaitUntil:
 		over, j.Automatic = true, true

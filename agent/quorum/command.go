@@ -29,7 +29,7 @@ type Op string
 
 // The commands. What each accepts is told at State.apply.
 const (
-	OpGrant       Op = "grant"       // Term, Holder, Machine, Reason, Automatic, By, Notes
+	OpGrant       Op = "grant"       // Term, Holder, Machine, Reason, Automatic, Fenced, By, Notes
 	OpRelease     Op = "release"     // Term, Holder
 	OpMachine     Op = "machine"     // Term, Holder, Machine
 	OpPause       Op = "pause"       // On, Force, By, Why
@@ -48,6 +48,7 @@ type Command struct {
 	Machine   uint64    `json:"machine,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
 	Automatic bool      `json:"automatic,omitempty"`
+	Fenced    bool      `json:"fenced,omitempty"`
 	By        string    `json:"by,omitempty"`
 	Notes     []string  `json:"notes,omitempty"`
 	On        bool      `json:"on,omitempty"`
@@ -152,8 +153,9 @@ func strict(raw []byte, into any) error {
 	return nil
 }
 
-// Grant gives the next term to one machine of holder.
-func Grant(term uint64, holder string, machine uint64, reason string, automatic bool, by string, notes []string) Command {
+// Grant gives the next term to one machine of holder. fenced says that a fence device
+// confirmed that the holder before is off.
+func Grant(term uint64, holder string, machine uint64, reason string, automatic, fenced bool, by string, notes []string) Command {
 	if len(notes) > maxNotes {
 		notes = notes[:maxNotes]
 	}
@@ -161,7 +163,7 @@ func Grant(term uint64, holder string, machine uint64, reason string, automatic 
 	for i, n := range notes {
 		plain[i] = fit(n)
 	}
-	return Command{Op: OpGrant, Term: term, Holder: holder, Machine: machine, Reason: fit(reason), Automatic: automatic, By: by, Notes: plain}
+	return Command{Op: OpGrant, Term: term, Holder: holder, Machine: machine, Reason: fit(reason), Automatic: automatic, Fenced: fenced, By: by, Notes: plain}
 }
 
 // Machine names another machine of the holder's name as the holder of term.

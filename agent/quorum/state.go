@@ -58,14 +58,18 @@ type Pause struct {
 
 // Change is one change of master, as told to people later.
 type Change struct {
-	Term      uint64    `json:"term"`
-	Holder    string    `json:"holder"`
-	Previous  string    `json:"previous,omitempty"` // holder of the term before; "" = nobody
-	Reason    string    `json:"reason"`
-	Automatic bool      `json:"automatic"`
-	At        time.Time `json:"at"`              // wall clock of the arbiter, for people only
-	By        string    `json:"by,omitempty"`    // the person or node that asked for it
-	Notes     []string  `json:"notes,omitempty"` // the evidence in words
+	Term      uint64 `json:"term"`
+	Holder    string `json:"holder"`
+	Previous  string `json:"previous,omitempty"` // holder of the term before; "" = nobody
+	Reason    string `json:"reason"`
+	Automatic bool   `json:"automatic"`
+	// Released says that Previous gave its term back, so that it had stopped; Fenced that
+	// a fence device confirmed that it is off.
+	Released bool      `json:"released,omitempty"`
+	Fenced   bool      `json:"fenced,omitempty"`
+	At       time.Time `json:"at"`              // wall clock of the arbiter, for people only
+	By       string    `json:"by,omitempty"`    // the person or node that asked for it
+	Notes    []string  `json:"notes,omitempty"` // the evidence in words
 }
 
 // Refused is the answer to a command that the replicated state does not allow.
@@ -100,7 +104,7 @@ func (s State) apply(c Command) (State, error) {
 		}
 		s.History = bounded(append(slices.Clone(s.History), Change{
 			Term: c.Term, Holder: c.Holder, Previous: s.Holder, Reason: c.Reason,
-			Automatic: c.Automatic, At: c.At, By: c.By, Notes: c.Notes,
+			Automatic: c.Automatic, Released: s.Released, Fenced: c.Fenced, At: c.At, By: c.By, Notes: c.Notes,
 		}))
 		s.Term, s.Holder, s.Machine, s.Released = c.Term, c.Holder, c.Machine, false
 

@@ -20,6 +20,7 @@ type StepRecord struct {
 	Name string        `json:"name"`
 	Took time.Duration `json:"took_ns"`
 	Err  string        `json:"error,omitempty"`
+	Did  string        `json:"did,omitempty"` // in words, where the name does not say it
 	// Beside says that the step ran beside the one after it: its time is in that of
 	// the others.
 	Beside bool `json:"beside,omitempty"`

@@ -4,7 +4,7 @@
 //
 // Promotion of a standby:
 //
-//	verify   the copy and the identity are whole
+//	verify   the copy and the identity are whole, the certificates valid by this clock
 //	aside    what lies at the datastore's path is kept, never overwritten   (durable)
 //	install  copy and identity move into place                            (durable)
 //	bump     revisions jump ahead, everything before is compacted           (durable)
@@ -12,6 +12,8 @@
 //	units    the control plane starts, in order
 //	readyz   the API says that it is ready
 //	canary   an object was written, read back and seen by a watch
+//
+// What follows it, when the master serves already, is told at [Takeover.Settle].
 //
 // A host whose own datastore is the newest needs no restoring: the first master and
 // a restart inside the term go straight to units, a host that gets the mastership
@@ -53,6 +55,7 @@ type Data interface {
 // Address is the virtual IP; nil if there is none.
 type Address interface {
 	Claim(ctx context.Context, term uint64) error
+	Announce(ctx context.Context) error // once more, that it is here
 	Release(ctx context.Context) error
 }
 
@@ -68,6 +71,7 @@ type Config struct {
 	Data         Data
 	Address      Address // may be nil
 	API          API
+	Cluster      Cluster // may be nil
 	// StartTimeout bounds units + readyz + canary: an API server on an SD card may
 	// take a minute.
 	StartTimeout time.Duration
@@ -87,7 +91,8 @@ type step struct {
 	durable bool // done once in a term, and noted on disk
 	limit   time.Duration
 	do      func(context.Context) error
-	beside  bool // runs beside the next one; not durable
+	beside  bool                                  // runs beside the next one; not durable
+	tell    func(context.Context) (string, error) // in the place of do: says what it did
 }
 
 // Promote makes this host the master of term. own says that the datastore at its
@@ -204,8 +209,14 @@ func carryOut(ctx context.Context, s step) (StepRecord, error) {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, s.limit)
 	defer cancel()
-	err := s.do(ctx)
-	rec := StepRecord{Name: s.name, Took: time.Since(begin), Beside: s.beside}
+	rec := StepRecord{Name: s.name, Beside: s.beside}
+	var err error
+	if s.tell != nil {
+		rec.Did, err = s.tell(ctx)
+	} else {
+		err = s.do(ctx)
+	}
+	rec.Took = time.Since(begin)
 	if err != nil {
 		rec.Err = err.Error()
 	}

@@ -47,6 +47,7 @@ func (h *host) CopyTerm(context.Context) (uint64, error) { return h.term, nil }
 
 func (h *host) Claim(context.Context, uint64) error { return h.do("claim") }
 func (h *host) Release(context.Context) error       { return h.do("release") }
+func (h *host) Announce(context.Context) error      { return h.do("announce") }
 
 func (h *host) WaitReady(context.Context) error      { return h.do("readyz") }
 func (h *host) Canary(context.Context, uint64) error { return h.do("canary") }

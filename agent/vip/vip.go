@@ -120,6 +120,19 @@ func (a *Address) Claim(ctx context.Context, term uint64) error {
 	return a.announce(ctx, l)
 }
 
+// Announce tells everybody once more that the address is here, if it is.
+func (a *Address) Announce(ctx context.Context) error {
+	held, err := a.Held()
+	if err != nil || !held {
+		return err
+	}
+	l, err := a.link()
+	if err != nil {
+		return err
+	}
+	return a.announce(ctx, l)
+}
+
 // waitFree waits until nobody answers for the address, or patience is over.
 func (a *Address) waitFree(ctx context.Context, l netlink.Link, term uint64) error {
 	begin := time.Now()
