@@ -13,6 +13,7 @@ import (
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/member"
+	"relevo.dev/relevo/agent/quorum"
 	"relevo.dev/relevo/avahi"
 	"relevo.dev/relevo/health"
 )
@@ -122,6 +123,9 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 	case s.Master.API != "ok" && s.Master.API != "":
 		critical("the API of the master "+s.Master.Node+" does not work", s.Master.API, "`systemctl status` of the control plane's units on "+s.Master.Node)
 	}
+	if p := s.Pause; p != nil {
+		out = append(out, pauseProblem(p, a.quorum.State().Holder))
+	}
 	if s.Quorum.Voters < 3 {
 		critical("no automatic failover: fewer than 3 voters", fmt.Sprintf("%d vote", s.Quorum.Voters), "add hosts; one that only votes (a Pi Zero) is enough")
 	} else if s.Quorum.HaveQuorum && s.Quorum.Online < s.Quorum.Voters {
@@ -182,6 +186,16 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 		return cmp.Or(cmp.Compare(x.Severity, y.Severity), 0)
 	})
 	return out
+}
+
+// pauseProblem: nobody is promoted while the cluster is paused, and also not while it waits
+// for the holder's word that it knows of the end of the pause.
+func pauseProblem(p *api.Pause, holder string) api.Problem {
+	if p.Phase == string(quorum.Resuming) {
+		return api.Problem{Severity: api.Warning, What: "nobody is promoted: the pause ends when " + holder + " has answered",
+			Do: "if that lasts and " + holder + " is surely off, or another board has its name now: `relevo resume --force`"}
+	}
+	return api.Problem{Severity: api.Warning, What: "automatic promotion is paused", Why: p.Why, Do: "`relevo resume` when the work is done"}
 }
 
 func errText(err error) string {

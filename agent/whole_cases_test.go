@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -223,6 +224,10 @@ func TestWholePause(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		if m := w.master(); m != "n1" {
 			t.Errorf("resuming and alone, %q runs the control plane", m)
+		}
+		s, err := n2.agent.Status(t.Context())
+		if err != nil || !slices.ContainsFunc(s.Problems, func(p api.Problem) bool { return strings.Contains(p.Do, "resume --force") }) {
+			t.Errorf("the status does not tell the way out: %+v, %v", s.Problems, err)
 		}
 		w.isolate(n1, false)
 		w.ready("n1", 1)
