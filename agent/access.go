@@ -1,8 +1,169 @@
 package agent
 
-import "relevo.dev/relevo/agent/api"
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/peer"
+	"relevo.dev/relevo/agent/quorum"
+)
 
 // denied is told of every attempt at what the role does not allow (api.Config).
 func (a *agent) denied(w api.Who, action string, why error) {
 	a.log.Warn("denied", "action", action, "by", w.Name, "from", w.From, "role", string(w.Role), "why", why)
+}
+
+// How long an access may last.
+const (
+	minAccess = time.Minute
+	maxAccess = 10 * 366 * 24 * time.Hour
+)
+
+// accessChange is what the arbiter is asked to agree on with the others.
+type accessChange struct {
+	Give   *quorum.Access `json:"give,omitempty"`
+	Revoke string         `json:"revoke,omitempty"`
+	By     string         `json:"by"`
+}
+
+// changeAccess is what the arbiter does, for itself or for another member.
+func (a *agent) changeAccess(ctx context.Context, from string, in accessChange) (empty, error) {
+	if !strings.HasSuffix(in.By, "@"+from) {
+		return empty{}, fmt.Errorf("an access of %q did not come from %s", in.By, from)
+	}
+	if in.Give != nil {
+		x := *in.Give
+		x.By = in.By
+		return empty{}, a.quorum.Apply(ctx, quorum.GiveAccess(x))
+	}
+	return empty{}, a.quorum.Apply(ctx, quorum.RevokeAccess(in.Revoke, in.By))
+}
+
+// byOf is who a request is from, for the history.
+func (a *agent) byOf(ctx context.Context) string {
+	w, ok := api.WhoOf(ctx)
+	switch {
+	case !ok:
+		return "@" + a.cfg.Node
+	case w.Remote:
+		return w.Name + " from " + w.From + "@" + a.cfg.Node
+	}
+	return w.Name + "@" + a.cfg.Node
+}
+
+// AccessList (api.Grants).
+func (a *agent) AccessList(context.Context) (api.AccessList, error) {
+	var out api.AccessList
+	for _, x := range a.quorum.State().Access {
+		out.Access = append(out.Access, accessOut(x))
+	}
+	slices.SortFunc(out.Access, func(x, y api.Access) int { return cmp.Compare(x.Name, y.Name) })
+	return out, nil
+}
+
+func accessOut(x quorum.Access) api.Access {
+	return api.Access{Name: x.Name, Role: api.AccessRole(x.Role), Nodes: x.Nodes, Actions: x.Actions, Expires: x.Expires.UTC(), By: x.By, Created: x.At.UTC()}
+}
+
+// AccessCreate (api.Grants) signs the key, and lets the certificate in.
+func (a *agent) AccessCreate(ctx context.Context, r api.AccessRequest) (api.AccessCreated, error) {
+	var out api.AccessCreated
+	if err := a.checkAccess(r); err != nil {
+		return out, err
+	}
+	until := time.Now().Add(time.Duration(r.Seconds) * time.Second).UTC().Truncate(time.Second)
+	cert, ca, err := peer.IssueAccess(a.cfg.Peer.PKIDir, r.Name, r.PublicKey, until)
+	if err != nil {
+		return out, fmt.Errorf("create the access %s: %w", r.Name, err)
+	}
+	x := quorum.Access{Name: r.Name, Serial: cert.SerialNumber.Text(16), Role: string(r.Role), Nodes: r.Nodes, Actions: r.Actions, Expires: until}
+	by := a.byOf(ctx)
+	if _, err := toArbiter(ctx, a.loop, pathAccess, accessChange{Give: &x, By: by}, a.changeAccess); err != nil {
+		return out, fmt.Errorf("create the access %s: %w", r.Name, err)
+	}
+	x.By, x.At = by, time.Now()
+	a.log.Warn("access given", "name", r.Name, "role", string(r.Role), "until", until, "by", by)
+	return api.AccessCreated{Access: accessOut(x), Cluster: a.id.Cluster(), CA: ca.Raw, Certificate: cert.Raw, Addresses: a.peerAddrs()}, nil
+}
+
+func (a *agent) checkAccess(r api.AccessRequest) error {
+	if !slices.Contains(api.AccessRoles, r.Role) {
+		return fmt.Errorf("%q is no role: viewer, operator and admin are", r.Role)
+	}
+	if d := time.Duration(r.Seconds) * time.Second; r.Seconds > int64(maxAccess/time.Second) || d < minAccess {
+		return fmt.Errorf("an access lasts from %s to 10 years", config.Short(minAccess))
+	}
+	if len(r.PublicKey) != ed25519.PublicKeySize {
+		return errors.New("the key is no ed25519 key")
+	}
+	for _, n := range r.Nodes {
+		if err := peer.ValidNode(n); err != nil {
+			return err
+		}
+	}
+	for _, action := range r.Actions {
+		if !slices.ContainsFunc(api.Rules, func(x api.Rule) bool { return x.Action == action }) {
+			return fmt.Errorf("%q is no action that an access can be limited to: docs/roles.md lists them", action)
+		}
+		if err := (api.Who{Name: r.Name, Role: r.Role, Remote: true}).May(action, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// peerAddrs are where the members can be reached, this one first.
+func (a *agent) peerAddrs() []string {
+	var out []string
+	add := func(s string) {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	if here, err := a.resolve(a.cfg.Node); err == nil {
+		add(here)
+	}
+	for _, m := range a.pool.Members() {
+		if addr, err := a.resolve(m.Node); err == nil && len(out) < 60 {
+			add(addr)
+		}
+	}
+	if v := a.vip(); v.IsValid() { // whoever holds it answers
+		add(net.JoinHostPort(v.String(), strconv.Itoa(a.cfg.Peer.Port)))
+	}
+	return out
+}
+
+// AccessRevoke (api.Grants).
+func (a *agent) AccessRevoke(ctx context.Context, name string) (api.Done, error) {
+	by := a.byOf(ctx)
+	if _, err := toArbiter(ctx, a.loop, pathAccess, accessChange{Revoke: name, By: by}, a.changeAccess); err != nil {
+		return api.Done{}, fmt.Errorf("revoke the access %s: %w", name, err)
+	}
+	a.log.Warn("access revoked", "name", name, "by", by)
+	return api.Done{Text: name + " is refused from now on, by every member that the voters reach", Term: a.term.Load()}, nil
+}
+
+// Granted (api.Grants) is asked for every request from outside.
+func (a *agent) Granted(name, serial string) (api.Access, error) {
+	for _, x := range a.quorum.State().Access {
+		if x.Name != name || x.Serial != serial {
+			continue
+		}
+		if !time.Now().Before(x.Expires) {
+			return api.Access{}, fmt.Errorf("the access %s ended on %s: an admin can make another with `relevo access create`", name, x.Expires.UTC().Format(time.DateTime))
+		}
+		return accessOut(x), nil
+	}
+	return api.Access{}, fmt.Errorf("the access %s was revoked, or this member has not heard of it yet", name)
 }

@@ -194,7 +194,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if err := a.buildNet(ctx, key); err != nil {
 		return err
 	}
-	a.api, err = api.Listen(api.Config{Socket: cfg.Socket, Group: "relevo", Others: api.AccessRole(cfg.Access.Others), Denied: a.denied, Listen: cfg.HTTP.Listen, Node: cfg.Node, Source: a, Log: a.log})
+	a.api, err = api.Listen(api.Config{Socket: cfg.Socket, Group: "relevo", Others: api.AccessRole(cfg.Access.Others), Denied: a.denied, Listen: cfg.HTTP.Listen, Node: cfg.Node, Source: a, Remote: a.port.Clients(), Grants: a, Log: a.log})
 	return err
 }
 

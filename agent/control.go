@@ -57,6 +57,7 @@ const (
 	pathSeen     = "/v1/seen"
 	pathWho      = "/v1/who"
 	pathCheck    = "/v1/check"
+	pathAccess   = "/v1/access"
 	pathReplica  = "/v1/replica/"
 )
 
@@ -89,6 +90,7 @@ func (a *agent) handler() http.Handler {
 	})
 	handle(mux, pathNote, a.note)
 	handle(mux, pathOrder, a.order)
+	handle(mux, pathAccess, a.changeAccess)
 	handle(mux, pathProbe, a.probed)
 	handle(mux, pathWho, a.who)
 	handle(mux, pathSeen, a.seenHere.tell)

@@ -87,15 +87,20 @@ type Who struct {
 	Remote bool
 	// Nodes and Actions are what a policy limits an access to; empty = all.
 	Nodes, Actions []string
+
+	why error // there is no role at all
 }
 
 // May says whether w may do an action which concerns nodes, asked of the agent of node at;
 // if not, why.
 func (w Who) May(action, at string, concerns ...string) error {
 	need := LowestRole(action)
+	if w.why != nil {
+		return w.why
+	}
 	if rank[w.Role] < rank[need] {
 		if w.Remote {
-			return fmt.Errorf("%q needs the role %s, and the access %s is a %s's: an admin can make another with `relevo access create`", action, need, w.Name, w.Role)
+			return fmt.Errorf("%q needs the role %s, and the access %s has %s: an admin can make another with `relevo access create`", action, need, w.Name, roleInWords(w.Role))
 		}
 		way := "use sudo"
 		if rank[need] <= rank[Operator] {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ var ErrNotAllowed = errors.New("permission denied")
 // asked, why there is no answer, and what to do.
 type Client struct {
 	socket string
+	where  string // instead of a socket; "" = the socket
 	http   http.Client
 }
 
@@ -73,6 +75,15 @@ func get[T any](ctx context.Context, c *Client, what string) (T, error) {
 	return ask[T](ctx, c, http.MethodGet, what, nil)
 }
 
+func post[T any](ctx context.Context, c *Client, what string, in any) (T, error) {
+	b, err := json.Marshal(in)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return ask[T](ctx, c, http.MethodPost, what, bytes.NewReader(b))
+}
+
 func ask[T any](ctx context.Context, c *Client, method, what string, body io.Reader) (T, error) {
 	var v T
 	limit := 2 * askTimeout
@@ -116,9 +127,14 @@ func ask[T any](ctx context.Context, c *Client, method, what string, body io.Rea
 // explain turns what the network says into what to do.
 func (c *Client) explain(what string, err error) error {
 	var timeout interface{ Timeout() bool }
+	var unreached *dialError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
+	case errors.As(err, &unreached):
+		return unreached
+	case c.where != "":
+		return fmt.Errorf("ask %s for %s: %w", c.where, what, err)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w (nobody listens on %s): start it with `systemctl start relevo`, or see why it stopped with `journalctl -u relevo -n 50`", ErrNotRunning, c.socket)
 	case errors.Is(err, fs.ErrPermission):

@@ -40,6 +40,7 @@ func (s *Server) questions() http.Handler {
 		respond(w, r, func(ctx context.Context) (Explanation, error) { return src.Explain(ctx, term) }, func(v *Explanation) { some(&v.Views) })
 	})
 	s.order(mux)
+	s.access(mux)
 	mux.HandleFunc("GET /metrics", s.metrics)
 	return mux
 }

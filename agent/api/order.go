@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -134,11 +133,7 @@ func (s *Server) order(mux *http.ServeMux) {
 
 // Do asks the agent to act.
 func (c *Client) Do(ctx context.Context, o Order) (Done, error) {
-	b, err := json.Marshal(o)
-	if err != nil {
-		return Done{}, err
-	}
-	return ask[Done](ctx, c, http.MethodPost, "do", bytes.NewReader(b))
+	return post[Done](ctx, c, "do", o)
 }
 
 // Explain asks why; term 0 is the present one.

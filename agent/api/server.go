@@ -17,6 +17,7 @@ import (
 const (
 	maxSocketConns = 64
 	maxTCPConns    = 32
+	maxRemoteConns = 32
 	maxHeader      = 8 << 10
 	askTimeout     = 5 * time.Second // one answer of the Source
 	orderTimeout   = 5 * time.Minute // one order: a master that leaves stops its control plane first
@@ -42,6 +43,10 @@ type Config struct {
 	// listener may be asked.
 	Node   string
 	Source Source
+	// Remote gives connections whose owner showed the certificate of an access, and
+	// Grants says what that may; nil: there is no access from outside.
+	Remote net.Listener
+	Grants Grants
 	Log    *slog.Logger
 }
 
@@ -97,6 +102,11 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	if s.socket != nil {
 		g.Go(func() error { return s.serve(ctx, limit(s.socket, maxSocketConns), s.socketHandler(), withCaller) })
+	}
+	if s.cfg.Remote != nil {
+		g.Go(func() error {
+			return s.serve(ctx, limit(s.cfg.Remote, maxRemoteConns), bounded(s.guard(s.questions(), s.remote)), withRemote)
+		})
 	}
 	if s.cfg.Listen != "" {
 		g.Go(func() error { return s.runTCP(ctx) })

@@ -32,6 +32,10 @@ func withWho(ctx context.Context, w Who) context.Context {
 func (s *Server) guard(h http.Handler, who func(*http.Request) Who) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller := who(r)
+		if r.Header.Get("Origin") != "" {
+			fail(w, http.StatusForbidden, "web pages may not ask this agent")
+			return
+		}
 		if r.URL.Path != pathDo {
 			if err := caller.May(actionOf(r), s.cfg.Node); err != nil {
 				s.denied(w, caller, actionOf(r), err)

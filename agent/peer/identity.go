@@ -104,7 +104,9 @@ func (i *Identity) nodeOf(cert *x509.Certificate, now time.Time) (string, error)
 	return i.nodeAt(cert, now)
 }
 
-func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time) (string, error) {
+// verify looks whether a certificate is of the pinned CA and in time; mend says what helps
+// if it is not in time.
+func (i *Identity) verify(cert *x509.Certificate, now time.Time, mend string) error {
 	verify := func(at time.Time) error {
 		_, err := cert.Verify(x509.VerifyOptions{Roots: i.pool, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 		return err
@@ -120,10 +122,17 @@ func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time) (string, error)
 	invalid = x509.CertificateInvalidError{}
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "", fmt.Errorf("the certificate of %.80q is valid from %s to %s, and the clock of this host says %s: set the clock, or invite the node anew",
-			cert.Subject.CommonName, day(cert.NotBefore), day(cert.NotAfter), now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the certificate of %.80q is valid from %s to %s, and the clock of this host says %s: set the clock, or %s",
+			cert.Subject.CommonName, day(cert.NotBefore), day(cert.NotAfter), now.UTC().Format(time.RFC3339), mend)
 	case err != nil:
-		return "", fmt.Errorf("not a certificate of the cluster %s (%.8s…): %w", i.cluster, i.id, err)
+		return fmt.Errorf("not a certificate of the cluster %s (%.8s…): %w", i.cluster, i.id, err)
+	}
+	return nil
+}
+
+func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time) (string, error) {
+	if err := i.verify(cert, now, "invite the node anew"); err != nil {
+		return "", err
 	}
 	node := cert.Subject.CommonName
 	for _, u := range cert.URIs {
@@ -144,9 +153,20 @@ func (i *Identity) peer(s tls.ConnectionState) (string, error) {
 	return i.nodeOf(s.PeerCertificates[0], time.Now())
 }
 
-// ServerTLS is the configuration of the accepting side: TLS 1.3, any node of the
-// cluster, one of the given ALPN protocols.
-func (i *Identity) ServerTLS(protos ...string) *tls.Config { return i.tls("", protos...) }
+// ServerTLS is the configuration of the accepting side: TLS 1.3, one of the given ALPN
+// protocols, any node of the cluster; with ProtoClient an access and no node.
+func (i *Identity) ServerTLS(protos ...string) *tls.Config {
+	c := i.tls("", protos...)
+	node := c.VerifyConnection
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		if s.NegotiatedProtocol == ProtoClient {
+			_, err := i.client(s)
+			return err
+		}
+		return node(s)
+	}
+	return c
+}
 
 // ClientTLS is the configuration of the dialling side: only node may answer.
 func (i *Identity) ClientTLS(node, proto string) *tls.Config { return i.tls(node, proto) }

@@ -28,7 +28,8 @@ type admission struct {
 	pending map[string]int // by IP
 	nodes   map[string]int // by node
 	waiting int            // sum of pending
-	named   int            // sum of nodes
+	named   int            // sum of nodes, without clients
+	clients int            // of them accesses, see clients.go
 }
 
 func newAdmission(most int) *admission {
@@ -39,6 +40,7 @@ func newAdmission(most int) *admission {
 type place struct {
 	a        *admission
 	ip, node string
+	client   bool
 	gone     bool
 }
 
@@ -90,7 +92,11 @@ func (p *place) free() {
 	}
 	p.gone = true
 	if p.node != "" {
-		p.a.named--
+		if p.client {
+			p.a.clients--
+		} else {
+			p.a.named--
+		}
 		count(p.a.nodes, p.node)
 		return
 	}

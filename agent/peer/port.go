@@ -45,6 +45,7 @@ type PortConfig struct {
 type Port struct {
 	cfg     PortConfig
 	raft    *RaftLayer
+	clients *clientListener
 	server  *http.Server
 	limits  *admission
 	refused complaints
@@ -79,6 +80,7 @@ func Listen(cfg PortConfig) (*Port, error) {
 	}
 	p := &Port{cfg: cfg, limits: newAdmission(cfg.MaxConns), open: map[net.Conn]struct{}{}, callers: map[string]*http.Transport{}}
 	p.raft = &RaftLayer{port: p, accepted: make(chan net.Conn), done: make(chan struct{})}
+	p.clients = &clientListener{chanListener: chanListener{addr: cfg.Listener.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}}
 	p.server = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
@@ -174,6 +176,7 @@ func (p *Port) Close() error {
 	p.mu.Unlock()
 	err := p.cfg.Listener.Close()
 	p.raft.Close()
+	p.clients.Close()
 	// The plain ones first: TLS would say goodbye, for up to 5 s on a full socket.
 	for c := range conns {
 		c.Close()
@@ -210,7 +213,7 @@ func (p *Port) greet(ctx context.Context, c net.Conn, at *place, web *chanListen
 		return
 	}
 	tune(c)
-	tc := tls.Server(c, p.cfg.Identity.ServerTLS(ProtoHTTP, ProtoRaft))
+	tc := tls.Server(c, p.cfg.Identity.ServerTLS(ProtoHTTP, ProtoRaft, ProtoClient))
 	pc := &peerConn{Conn: tc, closed: sync.OnceFunc(func() { p.disown(c); at.leave() })}
 	// The same 5 s hold for the handshake and for being taken.
 	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
@@ -224,11 +227,16 @@ func (p *Port) greet(ctx context.Context, c net.Conn, at *place, web *chanListen
 		return
 	}
 	to, done := web.conns, web.done
-	if tc.ConnectionState().NegotiatedProtocol == ProtoRaft {
+	var conn net.Conn = pc
+	switch tc.ConnectionState().NegotiatedProtocol {
+	case ProtoRaft:
 		to, done = p.raft.accepted, p.raft.done
+	case ProtoClient:
+		to, done = p.clients.conns, p.clients.done
+		conn = &clientConn{pc, pc.access}
 	}
 	select {
-	case to <- pc:
+	case to <- conn:
 	case <-done:
 		pc.Close()
 	case <-hctx.Done(): // raft does not run
@@ -248,6 +256,14 @@ func (p *Port) admit(ctx context.Context, tc *tls.Conn, pc *peerConn, at *place)
 	if s.NegotiatedProtocol == "" {
 		return errors.New("it speaks none of our protocols")
 	}
+	if s.NegotiatedProtocol == ProtoClient {
+		x, err := p.cfg.Identity.client(s)
+		if err != nil {
+			return err
+		}
+		pc.access = x
+		return at.promoteClient(x)
+	}
 	node, err := p.cfg.Identity.peer(s)
 	if err != nil {
 		return err
@@ -260,6 +276,7 @@ func (p *Port) admit(ctx context.Context, tc *tls.Conn, pc *peerConn, at *place)
 type peerConn struct {
 	net.Conn
 	node   string
+	access Access // of a client, which is no node
 	closed func()
 }
 

@@ -39,6 +39,12 @@ const (
 	OpNote        Op = "note"        // Term, Text
 )
 
+// About access from outside, see access.go.
+const (
+	OpAccess       Op = "access"        // Access
+	OpAccessRevoke Op = "access-revoke" // Access (its name), By
+)
+
 // Command is one entry of the replicated log. V and At are filled in by Apply.
 type Command struct {
 	V         int       `json:"v"`
@@ -57,6 +63,7 @@ type Command struct {
 	Nodes     []string  `json:"nodes,omitempty"`
 	Why       string    `json:"why,omitempty"`
 	Text      string    `json:"text,omitempty"`
+	Access    *Access   `json:"access,omitempty"`
 	At        time.Time `json:"at,omitzero"` // wall clock of the proposer, for people only
 }
 
@@ -84,6 +91,8 @@ func (c Command) check() error {
 		for _, n := range c.Nodes {
 			errs = append(errs, checkName("node", n))
 		}
+	case OpAccess, OpAccessRevoke:
+		errs = append(errs, c.checkAccess())
 	case OpNote:
 		if c.Text == "" {
 			errs = append(errs, errors.New("text is empty"))
@@ -125,6 +134,7 @@ func decode(raw []byte) (Command, error) {
 		return Command{}, fmt.Errorf("log entry %q has version %d, this agent knows version %d: %w", head.Op, head.V, commandVersion, ErrNewer)
 	}
 	switch head.Op {
+	case OpAccess, OpAccessRevoke:
 	case OpGrant, OpRelease, OpMachine, OpPause, OpResumed, OpInSync, OpAcknowledge, OpNote:
 	default:
 		return Command{}, fmt.Errorf("log entry %q is unknown: %w", head.Op, ErrNewer)

@@ -31,6 +31,7 @@ type State struct {
 	InSync   []string `json:"in_sync,omitempty"` // who had the newest data when a holder was last seen serving
 	Served   uint64   `json:"served"`            // term of that holder; 0 = none ever served
 	Ack      uint64   `json:"ack"`               // a person acknowledged failovers up to this term
+	Access   []Access `json:"access,omitempty"`  // at most 32
 	History  []Change `json:"history,omitempty"` // at most 64, newest last
 }
 
@@ -174,6 +175,13 @@ func (s State) apply(c Command) (State, error) {
 		s.History = slices.Clone(s.History)
 		s.History[i].Notes = append(slices.Clone(s.History[i].Notes), c.Text)
 
+	case OpAccess, OpAccessRevoke:
+		all, err := s.changeAccess(c)
+		if err != nil {
+			return refuse("%v", err)
+		}
+		s.Access = all
+
 	default:
 		return refuse("this agent does not know it")
 	}
@@ -206,6 +214,9 @@ func (s State) check() error {
 	}
 	if err := errors.Join(checkText("by", s.Pause.By, maxName), checkText("why", s.Pause.Why, maxText)); err != nil {
 		return fmt.Errorf("pause: %w", err)
+	}
+	if err := checkAccesses(s.Access); err != nil {
+		return err
 	}
 	before := uint64(0)
 	for _, h := range s.History {

@@ -33,7 +33,10 @@ func (q question[T]) command(a *app) *cobra.Command {
 		return formats, cobra.ShellCompDirectiveNoFileComp
 	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c := api.NewClient(a.socket)
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
 		defer c.Close()
 		if *watch {
 			return q.watch(cmd.Context(), a, c, out, args)

@@ -56,7 +56,10 @@ func (k check) command(a *app) *cobra.Command {
 		if who := a.env("SUDO_USER"); who != "" {
 			req.By = who
 		}
-		c := api.NewClient(a.socket)
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
 		defer c.Close()
 		done, err := c.Do(cmd.Context(), req)
 		if err != nil {

@@ -28,9 +28,10 @@ type app struct {
 	env            func(string) string
 	screen         *screen // nil if stdout is no terminal
 
-	socket string
-	ran    bool // a command began: what fails then is no longer the command line
-	code   int  // of a command that did its work
+	socket  string
+	context string // file of an access; "" = the socket
+	ran     bool   // a command began: what fails then is no longer the command line
+	code    int    // of a command that did its work
 }
 
 // run carries out one command line and returns the exit code.
@@ -72,6 +73,7 @@ func newRootCommand(a *app) *cobra.Command {
 		socket = config.DefaultSocket
 	}
 	root.PersistentFlags().StringVar(&a.socket, "socket", socket, "the agent's socket, also $RELEVO_SOCKET")
+	root.PersistentFlags().StringVar(&a.context, "context", a.env("RELEVO_CONTEXT"), "`file` that relevo access create made: ask over the network; also $RELEVO_CONTEXT")
 
 	root.AddGroup(&cobra.Group{ID: "ask", Title: "Ask the cluster:"}, &cobra.Group{ID: "act", Title: "Act (as operator or admin):"}, &cobra.Group{ID: "build", Title: "Build the cluster:"}, &cobra.Group{ID: "host", Title: "On this host:"})
 	for _, g := range []struct {
@@ -80,7 +82,7 @@ func newRootCommand(a *app) *cobra.Command {
 	}{
 		{"ask", []*cobra.Command{newStatusCommand(a), newMembersCommand(a), newServicesCommand(a), newHealthCommand(a), newHistoryCommand(a), newExplainCommand(a)}},
 		{"act", append(newOrderCommands(a), newReplicaCommand(a))},
-		{"build", []*cobra.Command{newInitCommand(), newInviteCommand(), newJoinCommand()}},
+		{"build", []*cobra.Command{newInitCommand(), newInviteCommand(), newJoinCommand(), newAccessCommand(a)}},
 		{"host", []*cobra.Command{newAgentCommand(a), newConfigCommand(a), newLeaseCommand(), newFenceCommand(), newDoctorCommand(a), newDiffLostCommand(a), newVersionCommand(a)}},
 	} {
 		for _, c := range g.cmds {

@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/peer"
+)
+
+// outside makes an access, and a client that uses it from a host that is no member.
+func outside(t *testing.T, w *world, at string, r api.AccessRequest, to string) *api.Client {
+	t.Helper()
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.PublicKey = pub
+	made, err := w.host(at).agent.AccessCreate(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := &peer.Context{Cluster: made.Cluster, Name: r.Name, Role: string(r.Role), Expires: made.Access.Expires, Addresses: made.Addresses, CA: made.CA, Cert: made.Certificate, Key: der}
+	text, err := file.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := peer.ParseContext(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Addresses = []string{net.JoinHostPort(w.host(to).ip, "7947")}
+	c.Via = w.net.Dialer("10.99.0.77")
+	cl := api.NewRemoteClient("the cluster", c.Dial)
+	t.Cleanup(cl.Close)
+	return cl
+}
+
+// TestWholeAccess: who was given access from outside may do what the role says, at any
+// member, until it is revoked or ends.
+func TestWholeAccess(t *testing.T) {
+	founded(t, "n1 n2 v3", func(t *testing.T, w *world) {
+		w.ready("n1", 1)
+		refused := func(what string, err error, why string) {
+			t.Helper()
+			if err == nil || !strings.Contains(err.Error(), why) {
+				t.Errorf("%s: %v, want %q", what, err, why)
+			}
+		}
+		// A grant is known everywhere when the log is.
+		known := func(c *api.Client) {
+			t.Helper()
+			w.until(10*time.Second, "the access is known", func() bool { _, err := c.Status(t.Context()); return err == nil })
+		}
+		op := outside(t, w, "n1", api.AccessRequest{Name: "laptop", Role: api.Operator, Seconds: 3600}, "v3")
+		known(op)
+		if _, err := op.Do(t.Context(), api.Order{Verb: api.VerbPause, By: "eve", Why: "new switch"}); err != nil {
+			t.Errorf("an operator cannot pause: %v", err)
+		}
+		w.until(10*time.Second, "the pause is known", func() bool {
+			return strings.HasPrefix(w.host("n2").agent.quorum.State().Pause.By, "laptop from ")
+		})
+		_, err := op.Do(t.Context(), api.Order{Verb: api.VerbResume, Force: true})
+		refused("resume --force as operator", err, "needs the role admin")
+		_, err = op.Do(t.Context(), api.Order{Verb: api.VerbLeave})
+		refused("leave as operator", err, "needs the role admin")
+		_, err = op.AccessList(t.Context())
+		refused("access list as operator", err, "needs the role admin")
+
+		viewer := outside(t, w, "n1", api.AccessRequest{Name: "screen", Role: api.Viewer, Seconds: 120}, "n2")
+		known(viewer)
+		_, err = viewer.Do(t.Context(), api.Order{Verb: api.VerbPause})
+		refused("pause as viewer", err, "needs the role operator")
+
+		admin := outside(t, w, "n1", api.AccessRequest{Name: "phone", Role: api.Admin, Seconds: 3600, Actions: []string{"access"}}, "v3")
+		known(admin)
+		l, err := admin.AccessList(t.Context())
+		if err != nil || len(l.Access) != 3 || l.Access[0].Name != "laptop" {
+			t.Errorf("%+v, %v", l, err)
+		}
+		_, err = admin.Do(t.Context(), api.Order{Verb: api.VerbLeave})
+		refused("leave by an access that is limited to access", err, "not among the actions")
+		if _, err := admin.AccessRevoke(t.Context(), "laptop"); err != nil {
+			t.Fatal(err)
+		}
+		w.until(10*time.Second, "the revoked one is refused", func() bool {
+			_, err := op.Status(t.Context()) // over the connection that it has
+			return err != nil && strings.Contains(err.Error(), "was revoked")
+		})
+		// A new access of the same name does not bring the old file back.
+		outside(t, w, "n1", api.AccessRequest{Name: "laptop", Role: api.Admin, Seconds: 3600}, "v3")
+		_, err = op.Status(t.Context())
+		refused("the file of an access that was given anew", err, "was revoked")
+		for range 8 { // asked so often, the connection stays open until the end
+			time.Sleep(20 * time.Second)
+			if _, err = viewer.Status(t.Context()); err != nil {
+				break
+			}
+		}
+		refused("an access that has ended", err, "screen ended on")
+		viewer.Close()
+		_, err = viewer.Status(t.Context())
+		refused("a new connection after that", err, "by the clock of this host")
+		// What only one host has, no other can do.
+		_, err = w.host("n2").agent.AccessCreate(t.Context(), api.AccessRequest{Name: "x", Role: api.Viewer, Seconds: 3600, PublicKey: make([]byte, 32)})
+		refused("create where the CA's key is not", err, "CA's key")
+		for what, r := range map[string]api.AccessRequest{
+			"is no role":     {Name: "x", Role: "root", Seconds: 3600, PublicKey: make([]byte, 32)},
+			"10 years":       {Name: "x", Role: api.Viewer, Seconds: 1 << 40, PublicKey: make([]byte, 32)},
+			"lasts from":     {Name: "x", Role: api.Viewer, PublicKey: make([]byte, 32)},
+			"no ed25519":     {Name: "x", Role: api.Viewer, Seconds: 3600},
+			"is no action":   {Name: "x", Role: api.Viewer, Seconds: 3600, PublicKey: make([]byte, 32), Actions: []string{"burn"}},
+			"needs the role": {Name: "x", Role: api.Viewer, Seconds: 3600, PublicKey: make([]byte, 32), Actions: []string{"pause"}},
+		} {
+			_, err := w.host("n1").agent.AccessCreate(context.Background(), r)
+			refused(what, err, what)
+		}
+	})
+}
