@@ -22,6 +22,7 @@ import (
 
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/hooks"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/leasefile"
 	"relevo.dev/relevo/agent/member"
@@ -52,6 +53,11 @@ type Options struct {
 	// with others, and a clock of their own, must not judge each other by its disk.
 	HealthRoot string
 	Units      health.UnitLister // nil = systemd's, unless Host is given
+	// Hooks runs hooks of HooksDir, that HooksOwner owns; nil = as services of systemd,
+	// those of root, and none if Host is given.
+	Hooks      hooks.Program
+	HooksDir   string
+	HooksOwner int
 	// Exit ends the process of an agent that hangs; nil = os.Exit.
 	Exit func(code int)
 	// Machine tells this machine from any other; 0 = what the hardware says.
@@ -105,6 +111,7 @@ type agent struct {
 	quorum  *quorum.Quorum
 	board   *avahi.Board
 	monitor *health.Monitor
+	hooks   *hooks.Runner // nil where none may run
 	notify  *systemd.Notifier
 	host    *Host
 	loop    *loop
@@ -120,6 +127,7 @@ type agent struct {
 	steps    atomic.Pointer[[]takeover.StepRecord]
 	lost     atomic.Pointer[[]string] // hosts whose Node objects this master marked as lost
 	seen     seenMembers
+	noticed  notices
 	news     chan struct{}           // a condition of this host changed; buffered by one
 	trouble  atomic.Pointer[trouble] // of this master's API; nil = none
 	seenHere observed
@@ -184,6 +192,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 		return err
 	}
 	a.monitor = health.New(a.healthConfig())
+	a.hooks = a.newHooks()
 	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Host: cfg.Node, Log: a.log})
 	if err := a.buildHost(ifname); err != nil {
 		return err
@@ -392,6 +401,9 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.quorum.Run(ctx) })
 	g.Go(func() error { return a.board.Run(ctx) })
 	g.Go(func() error { return a.monitor.Run(ctx, a.judged) })
+	if a.hooks != nil {
+		g.Go(func() error { return a.hooks.Run(ctx) })
+	}
 	g.Go(func() error { return a.api.Run(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })

@@ -42,6 +42,7 @@ func thresholds(c config.Health) health.Thresholds {
 // judged is called after each round of this host's health.
 func (a *agent) judged(_ health.Report, changes []health.Change) {
 	for _, c := range changes {
+		a.tellCondition(c.Condition)
 		switch {
 		case c.Status == health.Yes:
 			a.log.Warn("condition of this host", "type", string(c.Type), "reason", c.Reason, "message", c.Message)

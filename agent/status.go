@@ -174,6 +174,9 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 	if err := a.pool.Err(); err != nil {
 		critical("the pool of members is not in order", err.Error(), "two hosts of one name: rename one of them")
 	}
+	for _, p := range a.hooks.Problems() {
+		warn("the hook "+p.Path+" does not do its work", p.Why, p.Do)
+	}
 	if err := a.api.TCPErr(); err != nil {
 		warn("the metrics page is not served", err.Error(), "")
 	}

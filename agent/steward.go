@@ -244,7 +244,9 @@ func (a *agent) steward(ctx context.Context) error {
 		}
 		a.readdress()
 		a.announce()
-		for _, m := range a.seen.update(a.pool.Members()) {
+		members := a.pool.Members()
+		a.tellMembers(members)
+		for _, m := range a.seen.update(members) {
 			a.seenHere.note("gossip: %s is %s", m.Node, m.Status)
 			a.loop.post(ctx, lease.Gossiped{Node: m.Node, Alive: m.Status == member.Alive})
 		}

@@ -2,12 +2,17 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/hooks"
 	"relevo.dev/relevo/health"
 )
 
@@ -84,5 +89,71 @@ func TestWholeConditions(t *testing.T) {
 		n3.setBroken()
 		n3.boot()
 		w.until(2*time.Minute, "everybody knows that n3 is well again", everywhere(false))
+	})
+}
+
+// hook is what every hook of this host does: it notes what it was told.
+func (h *testHost) hook(_ context.Context, _ string, _ []string, stdin []byte, _ time.Duration) error {
+	var e hooks.Event
+	if err := json.Unmarshal(stdin, &e); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.told = append(h.told, e)
+	return nil
+}
+
+// heard says whether the hook was told something.
+func (h *testHost) heard(is func(e hooks.Event) bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.told, is)
+}
+
+// TestWholeHooks: a hook on one host hears of its own conditions, of those of the others,
+// of a member that is lost and comes back, and of the change of master; and of nothing
+// while nothing changes.
+func TestWholeHooks(t *testing.T) {
+	founded(t, "n1 n2 n3 v4", func(t *testing.T, w *world) {
+		v4 := w.host("v4")
+		dir := filepath.Join(v4.dir, "hooks.d")
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "all"), nil, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute)
+		v4.mu.Lock()
+		if len(v4.told) > 0 {
+			t.Errorf("told, while nothing changed: %+v", v4.told)
+		}
+		v4.mu.Unlock()
+
+		w.host("n3").setBroken("lamp.service")
+		v4.setBroken("door.service")
+		w.until(20*time.Second, "the hook hears of both", func() bool {
+			return v4.heard(func(e hooks.Event) bool {
+				return e.Event == hooks.Condition && e.Node == "n3" && e.Host == "v4" && e.Condition == "UnitFailed" && e.Status == "true" && e.Message != "" && e.Advice != "" && e.Term == 1
+			}) && v4.heard(func(e hooks.Event) bool {
+				return e.Node == "v4" && e.Condition == "UnitFailed" && e.Reason == "Failed" && strings.Contains(e.Message, "door.service")
+			})
+		})
+		w.host("n3").setBroken()
+		w.until(2*time.Minute, "the hook hears that it is over", func() bool {
+			return v4.heard(func(e hooks.Event) bool { return e.Node == "n3" && e.Status == "false" && e.Message == "" })
+		})
+
+		w.host("n1").crash()
+		m := w.follows("n1", 2)
+		w.until(time.Minute, "the hook hears of the new master and of the loss", func() bool {
+			return v4.heard(func(e hooks.Event) bool {
+				return e.Event == hooks.Role && e.Node == m.name && e.Role == "master" && e.Was == "standby" && e.Term == 2
+			}) && v4.heard(func(e hooks.Event) bool {
+				return e.Event == hooks.Member && e.Node == "n1" && e.Status == "failed" && e.Was == "alive"
+			})
+		})
+		w.host("n1").boot()
+		w.until(time.Minute, "the hook hears that it is back", func() bool {
+			return v4.heard(func(e hooks.Event) bool { return e.Event == hooks.Member && e.Node == "n1" && e.Status == "alive" })
+		})
 	})
 }

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/hooks"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/replica"
 	"relevo.dev/relevo/health"
@@ -40,6 +43,7 @@ type testHost struct {
 	hang       chan struct{} // notes of the lease are not written until it is closed; nil = they are
 	exited     int           // code with which the agent ended itself
 	broken     []string      // units in failed state
+	told       []hooks.Event // to this host's hook
 }
 
 // dataState is a datastore: its rows by revision, and the term that wrote it.
@@ -65,7 +69,7 @@ func (h *testHost) boot() {
 	done := make(chan error, 1)
 	limits := health.DefaultThresholds()
 	limits.Earliest = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC) // where fake time begins
-	a := newAgent(h.cfg, Options{Health: limits, HealthRoot: h.w.machine, Units: h, Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: h.exit, Probe: h.probe, Fence: h.w.device})
+	a := newAgent(h.cfg, Options{Health: limits, HealthRoot: h.w.machine, Units: h, Hooks: h.hook, HooksDir: filepath.Join(h.dir, "hooks.d"), HooksOwner: os.Getuid(), Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: h.exit, Probe: h.probe, Fence: h.w.device})
 	if err := a.build(ctx); err != nil {
 		h.w.t.Fatalf("build the agent of %s: %v", h.name, err)
 	}
