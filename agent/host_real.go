@@ -88,7 +88,7 @@ func DataParts(h HostConfig) (*replica.Source, *replica.Follower, Data) {
 	})
 	follower := replica.NewFollower(replica.FollowerConfig{
 		Dir: filepath.Join(h.Config.DataDir, "replica"), Cluster: h.ClusterID, Term: h.Term, Get: h.Follow,
-		Identity: cp.Identity, Clock: h.Clock, Log: h.Log,
+		Identity: cp.Identity, Clock: h.Clock, Log: h.Log, SyncEvery: h.Config.Candidate.Replica.SyncInterval,
 	})
 	return source, follower, &dataset{path: cp.Datastore.Path, copy: follower.CopyPath(), mirror: follower.MirrorDir(), identity: cp.Identity, source: source}
 }

@@ -176,6 +176,9 @@ type API struct {
 
 // Replica is how this host keeps its copy of the master's datastore.
 type Replica struct {
+	// SyncInterval is how long rows may wait in memory before they are written to disk,
+	// all at once.
+	SyncInterval time.Duration
 	// VerifyInterval is how often the copy is compared with the master's datastore; 0 =
 	// only when a person asks.
 	VerifyInterval time.Duration
@@ -213,5 +216,5 @@ func candidateDefaults() *Candidate {
 		Kind:      KindUnits,
 		Datastore: Datastore{Kind: DatastoreKine},
 		API:       API{StartTimeout: 60 * time.Second, Grace: 30 * time.Second},
-	}, Replica: Replica{VerifyInterval: 24 * time.Hour}}
+	}, Replica: Replica{SyncInterval: 30 * time.Second, VerifyInterval: 24 * time.Hour}}
 }

@@ -100,6 +100,7 @@ func candidate(c *Candidate) []field {
 		}),
 		section("replica", func() []field {
 			return []field{
+				value("sync_interval", duration(&c.Replica.SyncInterval, time.Second, 10*time.Minute)),
 				value("verify_interval", orOff(&c.Replica.VerifyInterval, duration(&c.Replica.VerifyInterval, time.Minute, 90*24*time.Hour))),
 			}
 		}),

@@ -76,6 +76,7 @@ func (w *writer) candidate(c *Candidate) {
 	w.raw(3, "start_timeout", Short(cp.API.StartTimeout))
 	w.raw(3, "grace", Short(cp.API.Grace))
 	w.raw(1, "replica", "")
+	w.raw(2, "sync_interval", Short(c.Replica.SyncInterval))
 	w.raw(2, "verify_interval", orOffText(c.Replica.VerifyInterval))
 	if v := c.VIP; v != nil {
 		w.raw(1, "vip", "")

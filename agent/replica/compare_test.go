@@ -20,7 +20,7 @@ func TestCompareAndHeal(t *testing.T) {
 	w.Put("/registry/configmaps/default/after", "1")
 	h := newHost(t, w, "home")
 	cfg := config(t, getter(address(h)))
-	cfg.CommitEvery = time.Hour // what is compared was not written yet
+	cfg.SyncEvery = time.Hour // what is compared was not written yet
 	f := NewFollower(cfg)
 	run(t, f.Run)
 	wait(t, f, "the head", fresh(w))

@@ -41,12 +41,10 @@ type FollowerConfig struct {
 	// Clock reads CLOCK_BOOTTIME; nil means the real one.
 	Clock func() time.Duration
 	Log   *slog.Logger
-	// CommitEvery is how long rows may wait in memory before they are written
-	// (default 1 s). If this agent is killed they are asked for again; they are
-	// lost only if the master is lost at the same time.
-	CommitEvery time.Duration
-	// SyncEvery is how long written rows may wait for fsync (default 30 s): the
-	// most that is lost if master and standby lose power at the same time.
+	// SyncEvery is how long rows may wait in memory before they are written, all at once,
+	// with one fsync (default 30 s). If this agent is killed, or its host loses power,
+	// they are asked for again; they are lost only if the master is lost for good within
+	// that time, too.
 	SyncEvery time.Duration
 	// StallAfter is how long a stream may say nothing, not even a beat, before
 	// it is given up (default 5 s).
@@ -57,9 +55,8 @@ type FollowerConfig struct {
 
 // Sizes at which the follower does not wait for the time to come.
 const (
-	commitBytes     = 4 << 20  // rows in the open transaction
-	checkpointBytes = 16 << 20 // rows committed since the last checkpoint
-	tornBytes       = 64 << 20 // one transaction over a compacted stretch, at most
+	commitBytes = 4 << 20  // rows in the open transaction
+	tornBytes   = 64 << 20 // one transaction over a compacted stretch, at most
 )
 
 // Follower keeps the copy and the mirror up to date.
@@ -71,11 +68,9 @@ type Follower struct {
 	asks   chan asked
 
 	// The rest belongs to Run's goroutine.
-	copy     *kine.Copy
-	torn     bool  // the open transaction is no state that the master ever had
-	kept     int64 // survivors were compared up to here, since the last mark
-	unsynced int64 // bytes committed since the last checkpoint
-	syncAt   time.Time
+	copy *kine.Copy
+	torn bool  // the open transaction is no state that the master ever had
+	kept int64 // survivors were compared up to here, since the last mark
 }
 
 // CopyPath is where the copy lies, for Verify and Install.
@@ -91,7 +86,6 @@ func NewFollower(cfg FollowerConfig) *Follower {
 			*d = v
 		}
 	}
-	def(&cfg.CommitEvery, time.Second)
 	def(&cfg.SyncEvery, 30*time.Second)
 	def(&cfg.StallAfter, 5*time.Second)
 	def(&cfg.RetryMin, 250*time.Millisecond)
@@ -214,7 +208,7 @@ func (f *Follower) get(ctx context.Context, path string, q url.Values) (*http.Re
 
 // apply is the loop of one stream: frames, the time to commit, silence.
 func (f *Follower) apply(ctx context.Context, frames <-chan *frame, failed <-chan error) error {
-	commit := time.NewTicker(f.cfg.CommitEvery)
+	commit := time.NewTicker(f.cfg.SyncEvery)
 	defer commit.Stop()
 	silence := time.NewTimer(f.cfg.StallAfter)
 	defer silence.Stop()
@@ -231,6 +225,7 @@ func (f *Follower) apply(ctx context.Context, frames <-chan *frame, failed <-cha
 			if err := f.commit(ctx); err != nil {
 				return err
 			}
+			silence.Reset(f.cfg.StallAfter) // a card may take seconds for it: that was not the master's silence
 		case a := <-f.asks:
 			err := a.do(ctx)
 			if errors.Is(err, errStreamAnew) {
@@ -364,12 +359,17 @@ func (f *Follower) beat(ctx context.Context, fr *frame) error {
 	fresh := !f.torn && f.copy.Revision() >= fr.head
 	if n := f.copy.Notes(); fresh && (!n.Complete || n.Term != fr.term) {
 		first := !n.Complete
+		if err := f.copy.Index(ctx); errors.Is(err, kine.ErrHole) {
+			return f.anew(ctx, err)
+		} else if err != nil {
+			return err
+		}
 		n.Complete, n.Term = true, fr.term
 		if err := f.copy.SetNotes(ctx, n); err != nil {
 			return err
 		}
 		if first {
-			if err := errors.Join(f.commit(ctx), f.sync(ctx)); err != nil {
+			if err := f.commit(ctx); err != nil {
 				return err
 			}
 			f.cfg.Log.Info("the first copy is complete", "revision", f.copy.Revision())
@@ -409,31 +409,17 @@ func (f *Follower) publish(more func(*board)) {
 	})
 }
 
-// commit ends the open transaction if what is in it is a state that the master
-// had, or the copy is marked as incomplete anyway; then, if it is time, syncs.
+// commit ends the open transaction, with an fsync, if what is in it is a state that the
+// master had, or the copy is marked as incomplete anyway.
 func (f *Follower) commit(ctx context.Context) error {
-	if f.torn && f.copy.Notes().Complete {
+	if f.torn && f.copy.Notes().Complete || !f.copy.Open() {
 		return nil
 	}
-	if f.copy.Open() {
-		if f.unsynced == 0 {
-			f.syncAt = time.Now().Add(f.cfg.SyncEvery)
-		}
-		f.unsynced += 1 + f.copy.Dirty() // deletes weigh nothing, but count
-		if err := f.copy.Commit(ctx); err != nil {
-			return err
-		}
-		f.publish(func(b *board) { b.pos.Committed = f.copy.Revision() })
+	if err := f.copy.Commit(ctx); err != nil {
+		return err
 	}
-	if f.unsynced > checkpointBytes || f.unsynced > 0 && time.Now().After(f.syncAt) {
-		return f.sync(ctx)
-	}
+	f.publish(func(b *board) { b.pos.Committed = f.copy.Revision() })
 	return nil
-}
-
-func (f *Follower) sync(ctx context.Context) error {
-	f.unsynced = 0
-	return f.copy.Checkpoint(context.WithoutCancel(ctx))
 }
 
 // open opens the copy; one that is damaged is set aside first.
@@ -449,7 +435,7 @@ func (f *Follower) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.copy, f.torn, f.kept, f.unsynced = c, false, 0, 0
+	f.copy, f.torn, f.kept = c, false, 0
 	f.publish(func(b *board) { b.pos.Committed = c.Revision(); b.pos.Term = max(b.pos.Term, c.Notes().Term) })
 	return nil
 }

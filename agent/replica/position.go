@@ -9,10 +9,10 @@ import (
 // Position is how far a standby's copy is.
 type Position struct {
 	// Revision is the highest id in the copy. Until the next commit (see
-	// FollowerConfig.CommitEvery) its newest part is in memory only: it is
-	// committed when the follower stops, and lost if the agent is killed.
+	// FollowerConfig.SyncEvery) its newest part is in memory only: it is committed when
+	// the follower stops, as it does before a promotion, and lost if the agent is killed.
 	Revision int64
-	// Committed is the part of it that survives a kill of the agent.
+	// Committed is the part of it that is on disk, and survives a power cut.
 	Committed int64
 	// HeadRevision is the master's newest revision, as last heard.
 	HeadRevision int64

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +28,7 @@ type host struct {
 	term atomic.Uint64
 }
 
-func newHost(t *testing.T, w *kinetest.Writer, cluster string, identity ...string) *host {
+func newHost(t testing.TB, w *kinetest.Writer, cluster string, identity ...string) *host {
 	t.Helper()
 	h := &host{w: w}
 	h.term.Store(1)
@@ -42,7 +43,7 @@ func newHost(t *testing.T, w *kinetest.Writer, cluster string, identity ...strin
 }
 
 // run runs f until the test ends, or until the returned function is called.
-func run(t *testing.T, f func(context.Context) error) (stop func()) {
+func run(t testing.TB, f func(context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -75,7 +76,7 @@ func address(h *host) *atomic.Value {
 
 func config(t *testing.T, get Getter) FollowerConfig {
 	return FollowerConfig{Dir: filepath.Join(t.TempDir(), "replica"), Cluster: "home", Term: func() uint64 { return 1 }, Get: get,
-		RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, CommitEvery: 10 * time.Millisecond}
+		RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, SyncEvery: 10 * time.Millisecond}
 }
 
 func wait(t *testing.T, f *Follower, what string, cond func(Position) bool) {
@@ -103,8 +104,17 @@ func equal(t *testing.T, f *Follower, w *kinetest.Writer) {
 	if diff := kinetest.Diff(kinetest.Dump(t, f.CopyPath()), kinetest.Dump(t, w.Path)); diff != "" {
 		t.Fatalf("the copy differs:\n%s", diff)
 	}
-	if _, err := kine.Verify(t.Context(), f.CopyPath(), true); err != nil {
+	info, err := kine.Verify(t.Context(), f.CopyPath(), true)
+	if err != nil {
 		t.Fatal(err)
+	}
+	r, err := kine.OpenReader(t.Context(), w.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if !reflect.DeepEqual(info.Schema, r.Schema()) {
+		t.Fatalf("the copy has the layout %+v, the master %+v", info.Schema, r.Schema())
 	}
 }
 

@@ -86,6 +86,12 @@ func IsCorrupt(err error) bool {
 	return false
 }
 
+// isConstraint says whether rows did not fit an index.
+func isConstraint(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == 19 // SQLITE_CONSTRAINT
+}
+
 var errDamaged = errors.New("the database is damaged")
 
 // check runs SQLite's own check; full also compares indexes with the table.

@@ -237,7 +237,7 @@ const readersLeave = time.Second
 // left: from here on the database is its one file, on disk.
 func closeWhole(ctx context.Context, path string, db *sql.DB) error {
 	for begin := time.Now(); ; {
-		if err := checkpoint(ctx, db, "TRUNCATE"); err != nil {
+		if err := checkpoint(ctx, db); err != nil {
 			return errors.Join(err, db.Close())
 		}
 		if err := db.Close(); err != nil {

@@ -27,6 +27,9 @@ func newCopy(t *testing.T, dir string) (w *kinetest.Writer, path string) {
 		t.Fatal(err)
 	}
 	pull(t, mustReader(t, w.Path), c)
+	if err := c.Index(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := c.SetNotes(t.Context(), Notes{Cluster: "home", Term: 1, Complete: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +270,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 	}{
 		{"half", func(b []byte) []byte { return b[:len(b)/2] }},
 		{"page", func(b []byte) []byte {
-			for i := 4096 * 2; i < 4096*5; i++ {
+			for i := 4096 * 2; i < min(4096*5, len(b)); i++ {
 				b[i] ^= 0x5a
 			}
 			return b

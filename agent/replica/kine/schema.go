@@ -72,15 +72,10 @@ func (s Schema) Valid() error {
 	return nil
 }
 
-// statements create the layout in an empty database, or add indexes that kine
-// added since the copy was begun.
-func (s Schema) statements() []string {
-	st := []string{`CREATE TABLE IF NOT EXISTS kine (id INTEGER PRIMARY KEY AUTOINCREMENT, name ` + s.NameType +
-		`, created INTEGER, deleted INTEGER, create_revision INTEGER, prev_revision INTEGER, lease INTEGER, value BLOB, old_value BLOB)`}
-	for _, n := range s.Indexes {
-		st = append(st, indexes[n])
-	}
-	return st
+// table creates the table, without indexes.
+func (s Schema) table() string {
+	return `CREATE TABLE IF NOT EXISTS kine (id INTEGER PRIMARY KEY AUTOINCREMENT, name ` + s.NameType +
+		`, created INTEGER, deleted INTEGER, create_revision INTEGER, prev_revision INTEGER, lease INTEGER, value BLOB, old_value BLOB)`
 }
 
 // querier is what *sql.DB, *sql.Conn and *sql.Tx share.

@@ -1,0 +1,172 @@
+package replica
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"relevo.dev/relevo/agent/replica/kine/kinetest"
+)
+
+// The standby's side is measured in a process of its own: this test binary once more.
+
+const standbyEnv = "RELEVO_TEST_STANDBY" // URL of the source, and the folder
+
+func TestMain(m *testing.M) {
+	if url, dir, ok := strings.Cut(os.Getenv(standbyEnv), " "); ok {
+		standby(url, dir)
+	}
+	os.Exit(m.Run())
+}
+
+// standby follows until its standard input is closed, answers each line with its
+// position, and then says what it has used.
+func standby(url, dir string) {
+	var at atomic.Value
+	at.Store(url)
+	sync, _ := time.ParseDuration(os.Getenv("SYNC"))
+	f := NewFollower(FollowerConfig{Dir: dir, Cluster: "home", Term: func() uint64 { return 1 }, Get: getter(&at), SyncEvery: sync})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		want, _ := strconv.ParseInt(lines.Text(), 10, 64)
+		if err := f.Wait(ctx, func(p Position) bool { return p.Complete && p.Revision >= want && p.Err == "" }); err != nil {
+			panic(err)
+		}
+		fmt.Printf("%d %s\n", f.Position().Revision, used())
+	}
+	cancel()
+	if err := <-done; err != nil {
+		panic(err)
+	}
+	os.Exit(0)
+}
+
+// used is the most memory that this process had, and what it gave to the block layer,
+// in bytes.
+func used() string {
+	var out []string
+	for file, key := range map[string]string{"/proc/self/status": "VmHWM:", "/proc/self/io": "write_bytes:"} {
+		b, _ := os.ReadFile(file)
+		for l := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(l, key); ok {
+				out = append(out, key+strings.Fields(v)[0])
+			}
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+type standbyProcess struct {
+	b   *testing.B
+	in  *bufio.Writer
+	out *bufio.Scanner
+}
+
+func startStandby(b *testing.B, h *host, sync string) *standbyProcess {
+	b.Helper()
+	dir, err := os.MkdirTemp(".", "bench-") // not on a tmpfs, where nothing is written
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), standbyEnv+"="+h.url+" "+dir, "SYNC="+sync)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			b.Errorf("%v\n%s", err, errs.String())
+		}
+	})
+	return &standbyProcess{b, bufio.NewWriter(in), bufio.NewScanner(out)}
+}
+
+// reach waits for a revision and returns what was used until then: MB and kB.
+func (p *standbyProcess) reach(revision int64) (memory, written float64) {
+	p.b.Helper()
+	fmt.Fprintln(p.in, revision)
+	p.in.Flush()
+	if !p.out.Scan() {
+		p.b.Fatal("the standby ended")
+	}
+	for _, w := range strings.Fields(p.out.Text()) {
+		k, v, _ := strings.Cut(w, ":")
+		n, _ := strconv.ParseFloat(v, 64)
+		switch k {
+		case "VmHWM":
+			memory = n / 1000
+		case "write_bytes":
+			written = n / 1000
+		}
+	}
+	return memory, written
+}
+
+// BenchmarkFirstCopy is a first copy of 100 000 rows of 1 KiB over loopback.
+func BenchmarkFirstCopy(b *testing.B) {
+	w := kinetest.New(b, filepath.Join(b.TempDir(), "state.db"), false)
+	w.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 100000)
+		INSERT INTO kine(name, created, deleted, create_revision, prev_revision, lease, value)
+		SELECT '/registry/configmaps/default/object-' || i, 1, 0, 0, 0, 0, randomblob(1024) FROM n`)
+	h := newHost(b, w, "home")
+	for b.Loop() {
+		begin := time.Now()
+		memory, written := startStandby(b, h, "").reach(w.Head())
+		b.ReportMetric(time.Since(begin).Seconds(), "s")
+		b.ReportMetric(memory, "MB-peak")
+		b.ReportMetric(written/1000, "MB-written")
+	}
+}
+
+// BenchmarkIdle is ten minutes of an idle API server, which renews two leases of its own
+// every 10 s, in ten seconds: so each interval is a sixtieth, too.
+func BenchmarkIdle(b *testing.B) {
+	for _, interval := range []string{"1s", "30s", "60s"} {
+		b.Run(interval, func(b *testing.B) {
+			w := kinetest.New(b, filepath.Join(b.TempDir(), "state.db"), false)
+			value := strings.Repeat("x", 600)
+			for i := range 2000 {
+				w.Put(fmt.Sprintf("/registry/configmaps/default/object-%d", i), value)
+			}
+			h := newHost(b, w, "home")
+			real, _ := time.ParseDuration(interval)
+			for b.Loop() {
+				p := startStandby(b, h, (real / 60).String())
+				_, before := p.reach(w.Head())
+				t := time.NewTicker(time.Second / 6)
+				for range 60 {
+					<-t.C
+					w.Put("/registry/leases/kube-system/apiserver-1", value)
+					w.Put("/registry/masterleases/10.77.0.1", value[:150])
+				}
+				t.Stop()
+				_, after := p.reach(w.Head())
+				b.ReportMetric((after-before)/10, "kB/min")
+			}
+		})
+	}
+}
