@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/catalog"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/hooks"
 	"relevo.dev/relevo/agent/lease"
@@ -118,6 +119,9 @@ type agent struct {
 	worker  *worker
 	journal *takeover.Journal
 	api     *api.Server
+	catalog *catalog.Catalog
+	phased  chan struct{} // kicked when the holder machine moved
+	tagMu   sync.Mutex
 
 	turned   atomic.Int64  // when the loop turned last, on clock
 	term     atomic.Uint64 // newest known
@@ -194,6 +198,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	a.monitor = health.New(a.healthConfig())
 	a.hooks = a.newHooks()
 	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Host: cfg.Node, Log: a.log})
+	a.buildCatalog()
 	if err := a.buildHost(ifname); err != nil {
 		return err
 	}
@@ -407,6 +412,8 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.api.Run(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })
+	g.Go(func() error { return a.services(ctx) })
+	g.Go(func() error { return a.catalog.Run(ctx) })
 	g.Go(func() error { return a.probes(ctx) })
 	g.Go(func() error { return a.endIfHung(ctx) })
 	g.Go(func() error { return a.reloads(ctx) })

@@ -93,6 +93,7 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathAccess, a.changeAccess)
 	handle(mux, pathProbe, a.probed)
 	handle(mux, pathWho, a.who)
+	handle(mux, pathCatalog, a.tellCatalog)
 	handle(mux, pathSeen, a.seenHere.tell)
 	handle(mux, pathCheck, a.checks.asked)
 	if l.host != nil {

@@ -227,29 +227,6 @@ func (a *agent) Members(context.Context) (api.Members, error) {
 	return out, nil
 }
 
-// Services is what is announced and what is found.
-func (a *agent) Services(context.Context) (api.Services, error) {
-	out := api.Services{Services: []api.Service{}}
-	mine := map[string]bool{}
-	for _, p := range a.board.Published() {
-		addr := *a.addr.Load()
-		if p.Addr.IsValid() {
-			addr = p.Addr
-		}
-		mine[p.Type+p.ActualName] = true
-		out.Services = append(out.Services, api.Service{Name: p.ActualName, Type: p.Type, Node: a.cfg.Node, Host: p.Host,
-			Addresses: []string{addr.String()}, Port: p.Port, TXT: p.TXT, Origin: "agent"})
-	}
-	for _, e := range a.board.Found() {
-		if mine[e.Type+e.Name] {
-			continue
-		}
-		out.Services = append(out.Services, api.Service{Name: e.Name, Type: e.Type, Node: e.Value("node"), Host: e.Host,
-			Addresses: []string{e.Addr.String()}, Port: e.Port, TXT: e.TXT, Origin: "browsed"})
-	}
-	return out, nil
-}
-
 // History is the story of the mastership.
 func (a *agent) History(context.Context) (api.History, error) {
 	out := api.History{Changes: []api.Change{}}

@@ -17,7 +17,6 @@ import (
 	"relevo.dev/relevo/agent/member"
 	"relevo.dev/relevo/agent/quorum"
 	"relevo.dev/relevo/agent/takeover"
-	"relevo.dev/relevo/avahi"
 	"relevo.dev/relevo/health"
 )
 
@@ -41,10 +40,12 @@ const (
 	tagMachine   = "m"
 	tagAPI       = "a" // address:port of the API, while this host serves it
 	tagHealth    = "h" // health.Digest: which conditions hold
+	tagCatalog   = "s" // names the list of this host's services
 )
 
 func (a *agent) tags() map[string]string {
-	t := map[string]string{tagVersion: a.opts.Version, tagPeerPort: strconv.Itoa(a.cfg.Peer.Port), tagRole: string(a.role()), tagMachine: a.machineTag(), tagHealth: health.Digest(a.monitor.Conditions())}
+	t := map[string]string{tagVersion: a.opts.Version, tagPeerPort: strconv.Itoa(a.cfg.Peer.Port), tagRole: string(a.role()), tagMachine: a.machineTag(),
+		tagHealth: health.Digest(a.monitor.Conditions()), tagCatalog: a.catalog.Tag()}
 	if a.cfg.Candidate != nil {
 		t[tagCandidate] = "1"
 	}
@@ -169,6 +170,10 @@ func (a *agent) onPhase(p lease.Phase, term uint64) {
 		}
 	}
 	a.serving.Store(serving)
+	select {
+	case a.phased <- struct{}{}:
+	default:
+	}
 }
 
 // finished is called by the worker after a promotion.
@@ -221,8 +226,8 @@ func (a *agent) candidate(now lease.Time) lease.Candidate {
 	return c
 }
 
-// steward does what is not urgent: tags, announcements, voters, the arbiter's
-// place, what systemd shows.
+// steward does what is not urgent: tags, voters, the arbiter's place, what
+// systemd shows.
 func (a *agent) steward(ctx context.Context) error {
 	t := time.NewTicker(2 * time.Second)
 	defer t.Stop()
@@ -232,18 +237,14 @@ func (a *agent) steward(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.pool.Changes():
-		case <-a.board.Changes():
 		case <-a.news:
 		case <-t.C:
 		}
-		if err := a.pool.SetTags(a.tags()); err != nil && ctx.Err() == nil {
-			a.log.Warn("tags not gossiped", "err", err)
-		}
+		a.gossipTags(ctx)
 		if err := a.foundTwin(); err != nil {
 			return err
 		}
 		a.readdress()
-		a.announce()
 		members := a.pool.Members()
 		a.tellMembers(members)
 		for _, m := range a.seen.update(members) {
@@ -273,25 +274,6 @@ func (a *agent) readdress() {
 	a.log.Warn("this host has another address now", "was", a.addr.Load().String(), "now", addr.String())
 	a.addr.Store(&addr)
 	a.pool.Restart(addr.String())
-}
-
-// announce declares what this host offers now.
-func (a *agent) announce() {
-	role := a.role()
-	services := map[string]avahi.Service{"agent": {
-		Name: a.cfg.Node, Type: relevoType, Port: a.cfg.Peer.Port,
-		TXT: []string{"cluster=" + a.id.ClusterID(), "name=" + a.id.Cluster(), "gossip=" + strconv.Itoa(a.cfg.Gossip.Port), "role=" + string(role), "version=" + a.opts.Version},
-	}}
-	if c := a.cfg.Candidate; c != nil && a.phase() == lease.Master {
-		k := avahi.Service{Name: a.id.Cluster(), Type: kubernetesType, TXT: []string{"cluster=" + a.id.ClusterID(), "node=" + a.cfg.Node, "term=" + strconv.FormatUint(a.term.Load(), 10)}}
-		if c.VIP != nil {
-			k.Host, k.Addr, k.Port = a.id.Cluster()+"-kubernetes", c.VIP.Address.Addr(), c.VIP.Port
-		} else {
-			k.Port = portOf(c.ControlPlane.API.URL)
-		}
-		services["kubernetes"] = k
-	}
-	a.board.Publish(services)
 }
 
 // leftForGood is how long a member has to be gone on purpose before it is no server

@@ -24,6 +24,7 @@ func (s *Server) questions() http.Handler {
 	answer(mux, "/v1/status", src.Status, func(v *Status) { some(&v.Standbys); some(&v.Problems) })
 	answer(mux, "/v1/members", src.Members, func(v *Members) { some(&v.Members) })
 	answer(mux, "/v1/services", src.Services, func(v *Services) {
+		some(&v.Problems)
 		v.Services = append([]Service{}, v.Services...)
 		for i := range v.Services {
 			some(&v.Services[i].Addresses)

@@ -156,19 +156,32 @@ type Member struct {
 // Services is what the cluster offers.
 type Services struct {
 	Services []Service `json:"services"`
+	// Problems are what is wrong with where services come from: a file with a mistake.
+	Problems []Problem `json:"problems"`
 }
 
 // Service is one service as announced by DNS-SD.
 type Service struct {
-	Name      string    `json:"name"` // instance name
+	Name      string    `json:"name"` // instance name, as others see it
 	Type      string    `json:"type"` // _http._tcp
 	Node      string    `json:"node,omitempty"`
 	Host      string    `json:"host,omitempty"`
 	Addresses []string  `json:"addresses"`
 	Port      int       `json:"port"`
 	TXT       []string  `json:"txt,omitempty"`
-	Origin    string    `json:"origin"` // agent (ours), browsed (seen on the LAN)
-	Since     time.Time `json:"since,omitzero"`
+	Origin    string    `json:"origin"`         // agent, file, kubernetes, cloudy; browsed (seen on the LAN)
+	Since     time.Time `json:"since,omitzero"` // it is as health says
+
+	Description string `json:"description,omitempty"`
+	// Wanted is the name that it should have had: it was taken, or too long.
+	Wanted string `json:"wanted_name,omitempty"`
+	// Health is ok, unchecked, checking, failing (then it is not announced) or refused (it
+	// cannot be announced); "" = not known. Why is the reason, or a remark.
+	Health string `json:"health,omitempty"`
+	Why    string `json:"why,omitempty"`
+	// Domain is the cluster that offers it, "" = this one; MicroCloud the one of Cloudy.
+	Domain     string `json:"domain,omitempty"`
+	MicroCloud string `json:"micro_cloud,omitempty"`
 }
 
 // Health is what the members report of themselves.

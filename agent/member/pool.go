@@ -81,6 +81,8 @@ type Pool struct {
 	left    bool
 	peers   *peersFile
 	cursor  int // in peers, for the next round
+
+	watchers []chan struct{}
 }
 
 // New makes a pool; [Pool.Run] enters it.
@@ -176,7 +178,23 @@ func (p *Pool) settings(advertise string, events chan<- serf.Event) (*serf.Confi
 // changes may be one signal.
 func (p *Pool) Changes() <-chan struct{} { return p.changes }
 
-func (p *Pool) changed() { kick(p.changes) }
+// Watch is a signal like Changes for one more who waits.
+func (p *Pool) Watch() <-chan struct{} {
+	w := make(chan struct{}, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watchers = append(p.watchers, w)
+	return w
+}
+
+func (p *Pool) changed() {
+	kick(p.changes)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.watchers {
+		kick(w)
+	}
+}
 
 func kick(c chan struct{}) {
 	select {

@@ -67,9 +67,10 @@ func (f *fake) Members(context.Context) (api.Members, error) {
 
 func (f *fake) Services(context.Context) (api.Services, error) {
 	return api.Services{Services: []api.Service{
-		{Name: "home", Type: "_kubernetes._tcp", Node: "n1", Addresses: []string{"10.77.0.100"}, Port: 6443, Origin: "agent"},
+		{Name: "home", Type: "_kubernetes._tcp", Node: "n1", Addresses: []string{"10.77.0.100"}, Port: 6443, Origin: "agent", Health: "ok", Since: now.Add(-51 * time.Hour)},
+		{Name: "Shop", Type: "_https._tcp", Node: "n2", Addresses: []string{"10.77.0.2", "fd00::2"}, Port: 443, Origin: "file", Health: "failing", Why: "connection refused", Since: now.Add(-90 * time.Second)},
 		{Name: "evil\x1b[2Jprinter\u202e", Type: "_ipp._tcp", Port: 631, Origin: "browsed"},
-	}}, f.err
+	}, Problems: []api.Problem{{Severity: api.Warning, What: "n2: shop.yaml:3:7: port: is out of range"}}}, f.err
 }
 
 func (f *fake) Health(context.Context) (api.Health, error) { return f.health, f.err }

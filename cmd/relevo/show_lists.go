@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
 	"relevo.dev/relevo/agent/api"
@@ -40,19 +39,6 @@ func dash(s string) string {
 		return "-"
 	}
 	return s
-}
-
-func showServices(p *page, s api.Services) {
-	if len(s.Services) == 0 {
-		p.text("No service is announced.")
-		return
-	}
-	var rows [][]span
-	for _, v := range s.Services {
-		rows = append(rows, []span{{text: v.Name}, {text: v.Type}, {text: dash(strings.Join(v.Addresses, " "))},
-			{text: strconv.Itoa(v.Port)}, {text: dash(v.Node)}, {text: dash(v.Origin)}})
-	}
-	p.table([]string{"NAME", "TYPE", "ADDRESS", "PORT", "NODE", "ORIGIN"}, rows)
 }
 
 func showHistory(p *page, h api.History) {
