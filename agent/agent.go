@@ -271,6 +271,7 @@ func (a *agent) buildLoop() error {
 		StartTimeout: a.cfg.Candidate.ControlPlane.API.StartTimeout, Journal: a.journal, Log: a.log,
 	}), a.host.Follower, a.log)
 	a.worker.guard, a.worker.clock = a.host.Guard, a.clock
+	a.worker.following = func(ctx context.Context) error { _, err := a.otherMaster(ctx); return err }
 	a.worker.post, a.worker.finished = a.loop.post, a.finished
 	a.worker.succession, a.worker.settled = a.succession, a.settled
 	a.loop.worker = a.worker

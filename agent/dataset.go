@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"relevo.dev/relevo/agent/replica/files"
 	"relevo.dev/relevo/agent/replica/kine"
@@ -15,6 +17,7 @@ import (
 // copy that may replace them.
 type dataset struct {
 	path     string   // the control plane's own kine database
+	base     string   // of k3s: its data directory, in which path's folder is made; "" = it must be there
 	copy     string   // the standby's copy of the master's
 	mirror   string   // the standby's mirror of the identity
 	identity []string // what belongs to it
@@ -39,6 +42,16 @@ func (d *dataset) Verify(ctx context.Context) error {
 	}
 	if !info.Notes.Complete {
 		return errors.New("the first copy from a master never came to its end")
+	}
+	// A k3s agent that never was a server has not the folders of one. The data directory
+	// itself is not made: it may be a disk that is not mounted.
+	if dir := filepath.Dir(d.path); d.base != "" && strings.HasPrefix(dir, d.base+"/") {
+		if _, err := os.Stat(d.base); err != nil {
+			return fmt.Errorf("look at the data directory: %w", err)
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make the folder of the datastore: %w", err)
+		}
 	}
 	return kine.CheckSpace(d.copy, d.path)
 }

@@ -38,7 +38,7 @@ func realHost(h HostConfig) (*Host, error) {
 	c := h.Config.Candidate
 	m := systemd.NewManager()
 	units := controlplane.New(controlplane.Config{
-		Units: c.ControlPlane.Units, StandbyUnits: c.ControlPlane.StandbyUnits, Manager: m,
+		Units: c.ControlPlane.Units, StandbyUnits: c.ControlPlane.StandbyUnits, StandbyIfThere: c.ControlPlane.Kind == config.KindK3s, Manager: m,
 		LeaseCommand: "/usr/bin/relevo lease held", DropInDir: "/etc/systemd/system", Log: h.Log,
 	})
 	source, follower, data := DataParts(h)
@@ -84,13 +84,13 @@ func orElse(a, b string) string {
 func DataParts(h HostConfig) (*replica.Source, *replica.Follower, Data) {
 	cp := h.Config.Candidate.ControlPlane
 	source := replica.NewSource(replica.SourceConfig{
-		Path: cp.Datastore.Path, Cluster: h.ClusterID, Term: h.Serving, Identity: cp.Identity, Log: h.Log,
+		Path: cp.Datastore.Path, Cluster: h.ClusterID, Term: h.Serving, Identity: cp.Identity, MayMiss: cp.MayMiss(), Log: h.Log,
 	})
 	follower := replica.NewFollower(replica.FollowerConfig{
 		Dir: filepath.Join(h.Config.DataDir, "replica"), Cluster: h.ClusterID, Term: h.Term, Get: h.Follow,
 		Identity: cp.Identity, Clock: h.Clock, Log: h.Log, SyncEvery: h.Config.Candidate.Replica.SyncInterval,
 	})
-	return source, follower, &dataset{path: cp.Datastore.Path, copy: follower.CopyPath(), mirror: follower.MirrorDir(), identity: cp.Identity, source: source}
+	return source, follower, &dataset{path: cp.Datastore.Path, base: cp.DataDir, copy: follower.CopyPath(), mirror: follower.MirrorDir(), identity: cp.Identity, source: source}
 }
 
 // timerGuard is PID 1.

@@ -109,19 +109,27 @@ func (a *agent) member(node string) (member.Member, bool) {
 // follow asks the present master for its datastore. While no other host is the
 // master it waits.
 func (a *agent) follow(ctx context.Context, uri string) (*http.Response, error) {
+	master, err := a.otherMaster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
+	if err != nil {
+		return nil, err
+	}
+	return a.port.Do(master, req)
+}
+
+// otherMaster waits until another host is the master, and says which.
+func (a *agent) otherMaster(ctx context.Context) (node string, err error) {
 	for {
 		changed := a.factChanged()
-		s := a.quorum.State()
-		if s.Holder != "" && s.Holder != a.cfg.Node && !s.Released {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
-			if err != nil {
-				return nil, err
-			}
-			return a.port.Do(s.Holder, req)
+		if s := a.quorum.State(); s.Holder != "" && s.Holder != a.cfg.Node && !s.Released {
+			return s.Holder, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return "", ctx.Err()
 		case <-changed:
 		}
 	}

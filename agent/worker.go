@@ -30,6 +30,8 @@ type worker struct {
 	guards  chan lease.Time    // buffered by one: the newest moment to kill at, 0 = disarm
 	guard   Guard
 	clock   Clock
+	// following returns when another host is the master, or ctx ends; nil: never.
+	following func(ctx context.Context) error
 }
 
 type job struct {
@@ -170,17 +172,27 @@ func (w *worker) do(ctx, jctx context.Context, j *job, following bool) bool {
 	return false
 }
 
-// follow runs the follower and returns what ends it and waits for it.
+// follow runs the follower, and what else runs on a standby, and returns what ends the
+// one, leaves the other alone, and waits.
 func (w *worker) follow(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		if err := w.follower.Run(ctx); err != nil && ctx.Err() == nil {
 			w.log.Error("following the master ended", "err", err)
 		}
-	}()
-	return sync.OnceFunc(func() { cancel(); <-done })
+	})
+	// A demotion has started them already; a host that booted as a standby has not. Not
+	// before another is the master: this one may be about to be it.
+	wg.Go(func() {
+		if w.following == nil || w.following(ctx) != nil {
+			return
+		}
+		if err := w.t.ControlPlane.EnterStandby(ctx); err != nil && ctx.Err() == nil {
+			w.log.Error("standby units not started", "err", err)
+		}
+	})
+	return sync.OnceFunc(func() { cancel(); wg.Wait() })
 }
 
 func (w *worker) killer(ctx context.Context) {

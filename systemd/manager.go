@@ -110,19 +110,24 @@ func (m *Manager) Stop(ctx context.Context, unit string) error {
 	})
 }
 
-// Kill sends SIGKILL to every process of a unit. A unit without processes is no
-// error.
+// Kill sends SIGKILL to every process of a unit, or, with KillMode=process, to its main
+// process alone: who says so means that the others outlive it, as the containers of a k3s
+// server do. A unit without processes is no error.
 func (m *Manager) Kill(ctx context.Context, unit string) error {
 	c, err := m.connect(ctx)
 	if err != nil {
 		return fmt.Errorf("kill %s: %w", unit, err)
 	}
-	err = c.KillUnitWithTarget(ctx, unit, dbus.All, 9)
+	whom := dbus.All
+	if p, err := c.GetUnitTypePropertyContext(ctx, unit, "Service", "KillMode"); err == nil && p.Value.Value() == "process" {
+		whom = dbus.Main
+	}
+	err = c.KillUnitWithTarget(ctx, unit, whom, 9)
 	var de godbus.Error
 	if errors.As(err, &de) && (de.Name == "org.freedesktop.systemd1.NoSuchUnit" || de.Name == "org.freedesktop.systemd1.NoSuchProcess") {
 		return nil
 	}
-	if err != nil && err.Error() == "No matching processes to kill" {
+	if err != nil && (err.Error() == "No matching processes to kill" || err.Error() == "No main process to kill") {
 		return nil
 	}
 	if err != nil {

@@ -19,6 +19,7 @@ func (d *decoder) finish(c *Config, hostname func() (string, error)) {
 		if c.Candidate.KubernetesNode == "" {
 			c.Candidate.KubernetesNode = c.Node
 		}
+		d.kind(c)
 		d.credentials(c)
 		d.paths(c)
 		d.units(c)

@@ -131,12 +131,17 @@ type Candidate struct {
 // Kind of a control plane.
 type Kind string
 
-// KindUnits is a control plane made of systemd units that the file names.
-const KindUnits Kind = "units"
+// The kinds.
+const (
+	KindUnits Kind = "units" // systemd units that the file names
+	KindK3s   Kind = "k3s"   // a k3s server on its SQLite; kinds.go derives the rest
+)
 
 // ControlPlane is what "the master" is on this host.
 type ControlPlane struct {
 	Kind Kind
+	// DataDir is k3s's (--data-dir); "" with kind units.
+	DataDir string
 	// Units are systemd services in the order they are started; they are stopped
 	// in reverse. At least one.
 	Units []string

@@ -227,7 +227,60 @@ var errorCases = []struct {
 		`units[3]: "x y.service" is not a name for a systemd service: ' '`, `units[4]: "-.service" is not a name`, `units[5]: "b.timer": the name of a systemd service`}},
 	{"no units", strings.Replace(candidate1(""), "[a.service]", "[]", 1), []string{`candidate.control_plane.units: is empty: at least one service`}},
 	{"standby unit", candidate1("") + "    standby_units: [a.service]\n", []string{`standby_units[0]: "a.service" is in units as well`}},
-	{"kind", candidate1("") + "    kind: k3s\n", []string{`control_plane.kind: "k3s" is not known: allowed is units`}},
+	{"kind", candidate1("") + "    kind: k0s\n", []string{`control_plane.kind: "k0s" is not known: allowed is units, k3s`}},
+	{"units with data_dir", candidate1("") + "    data_dir: /x\n", []string{`control_plane.data_dir: is of kind k3s, and this is kind units`}},
+	{"units without a path", strings.Replace(candidate1(""), "path: /var/lib/kine/x.db", "kind: kine", 1), []string{`:5:16: candidate.control_plane.datastore.path: is missing`}},
+	{"k3s identity", k3s("identity: [/var/lib/rancher/k3s/server/tls, /etc/rancher, /var/lib/rancher/k3s/agent/etc]"), []string{
+		`control_plane.identity: lacks /var/lib/rancher/k3s/server/token`,
+		`identity[1]: "/etc/rancher" would copy the password of this node`, `identity[1]: "/etc/rancher" would copy what is said of this node alone`,
+		`identity[2]: "/var/lib/rancher/k3s/agent/etc" would copy this node's own certificates`}},
+	{"k3s data_dir", k3s("data_dir: rancher"), []string{`control_plane.data_dir: "rancher" is not absolute`}},
+	{"k3s no units", k3s("units: []"), []string{`control_plane.units: is empty`}},
+	{"k3s agent twice", k3s("standby_units: [k3s.service]"), []string{`standby_units[0]: "k3s.service" is in units as well`}},
+	{"k3s two credentials", k3s("api: {token_file: /t, client_cert_file: /c, client_key_file: /k}"), []string{`api.token_file: is given beside client_cert_file`}},
+	{"relevo in k3s", "data_dir: /var/lib/rancher/k3s/server/tls/relevo\n" + k3s(""), []string{`identity[2]: "/var/lib/rancher/k3s/server/tls" would copy relevo's own state`}},
+}
+
+// k3s is a file with a candidate of kind k3s, and one more line of its control plane.
+func k3s(more string) string {
+	s := head + "candidate:\n  vip: {address: 10.0.0.9/24, port: 6443}\n  control_plane:\n    kind: k3s\n"
+	if more != "" {
+		s += "    " + more + "\n"
+	}
+	return s
+}
+
+// Two words are enough for a k3s server as its installer makes it.
+func TestK3sIsDerived(t *testing.T) {
+	cp := mustParse(t, k3s("")).Candidate.ControlPlane
+	const dir = "/var/lib/rancher/k3s/server/"
+	want := ControlPlane{
+		Kind: KindK3s, DataDir: "/var/lib/rancher/k3s", Units: []string{"k3s.service"}, StandbyUnits: []string{"k3s-agent.service"},
+		Datastore: Datastore{DatastoreKine, dir + "db/state.db"},
+		Identity:  []string{dir + "token", dir + "agent-token", dir + "tls", dir + "cred", dir + "manifests"},
+		API: API{URL: "https://127.0.0.1:6443", CAFile: dir + "tls/server-ca.crt", ClientCertFile: dir + "tls/client-admin.crt", ClientKeyFile: dir + "tls/client-admin.key",
+			StartTimeout: 2 * time.Minute, Grace: 30 * time.Second},
+	}
+	if !reflect.DeepEqual(cp, want) {
+		t.Errorf("%+v\nwant\n%+v", cp, want)
+	}
+	if got := cp.MayMiss(); !reflect.DeepEqual(got, []string{dir + "agent-token", dir + "manifests"}) {
+		t.Errorf("may be missing: %q", got)
+	}
+	for _, f := range cp.Needed() {
+		if !within(f, dir+"token") && !within(f, dir+"tls") {
+			t.Errorf("%s is needed and not part of the identity", f)
+		}
+	}
+	c := mustParse(t, strings.Replace(k3s("data_dir: /mnt/k3s\n    units: [k3s-server.service]\n    standby_units: []\n    api: {token_file: /t, start_timeout: 1m}"), "port: 6443", "port: 7443", 1))
+	cp = c.Candidate.ControlPlane
+	if cp.Datastore.Path != "/mnt/k3s/server/db/state.db" || cp.Units[0] != "k3s-server.service" || len(cp.StandbyUnits) != 0 ||
+		cp.API.URL != "https://127.0.0.1:7443" || cp.API.ClientCertFile != "" || cp.API.StartTimeout != time.Minute {
+		t.Errorf("%+v", cp)
+	}
+	if again := mustParse(t, c.YAML()); again.YAML() != c.YAML() {
+		t.Errorf("changed:\n%s\nwas:\n%s", again.YAML(), c.YAML())
+	}
 }
 
 // candidate1 is a file with a whole candidate; more is one more line of its section.

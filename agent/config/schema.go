@@ -85,17 +85,18 @@ func candidate(c *Candidate) []field {
 		value("kubernetes_node", orEmpty(&c.KubernetesNode, nodeName(&c.KubernetesNode))),
 		needSection("control_plane", func() []field {
 			return []field{
-				value("kind", oneOf(&cp.Kind, KindUnits)),
-				need("units", list(&cp.Units, 32, unit)),
+				value("kind", oneOf(&cp.Kind, KindUnits, KindK3s)),
+				value("data_dir", orEmpty(&cp.DataDir, absPath(&cp.DataDir))),
+				value("units", list(&cp.Units, 32, unit)), // what a kind needs: kinds.go
 				value("standby_units", list(&cp.StandbyUnits, 32, unit)),
-				needSection("datastore", func() []field {
+				section("datastore", func() []field {
 					return []field{
 						value("kind", oneOf(&cp.Datastore.Kind, DatastoreKine)),
-						need("path", absPath(&cp.Datastore.Path)),
+						value("path", absPath(&cp.Datastore.Path)),
 					}
 				}),
 				value("identity", list(&cp.Identity, 256, identityPath)),
-				needSection("api", func() []field { return api(&cp.API) }),
+				section("api", func() []field { return api(&cp.API) }),
 			}
 		}),
 		section("replica", func() []field {
@@ -117,7 +118,7 @@ func candidate(c *Candidate) []field {
 
 func api(a *API) []field {
 	return []field{
-		need("url", apiURL(&a.URL)),
+		value("url", apiURL(&a.URL)),
 		value("ca_file", orEmpty(&a.CAFile, absPath(&a.CAFile))),
 		value("token_file", orEmpty(&a.TokenFile, absPath(&a.TokenFile))),
 		value("client_cert_file", orEmpty(&a.ClientCertFile, absPath(&a.ClientCertFile))),

@@ -61,6 +61,7 @@ func (w *writer) candidate(c *Candidate) {
 	cp := c.ControlPlane
 	w.raw(1, "control_plane", "")
 	w.str(2, "kind", string(cp.Kind))
+	w.str(2, "data_dir", cp.DataDir)
 	w.list(2, "units", cp.Units)
 	w.list(2, "standby_units", cp.StandbyUnits)
 	w.raw(2, "datastore", "")

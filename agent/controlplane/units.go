@@ -1,12 +1,10 @@
-// Package controlplane is what "the master" is on this host. Kind units: systemd
-// units, started in order and stopped in reverse, with a drop-in that lets nothing
-// start them without the lease.
 package controlplane
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,10 +29,13 @@ type Manager interface {
 type Config struct {
 	Units        []string // in the order in which they start
 	StandbyUnits []string // run while the host is a standby
-	Manager      Manager
-	LeaseCommand string // ExecCondition= of every unit
-	DropInDir    string // /etc/systemd/system
-	Log          *slog.Logger
+	// StandbyIfThere: a standby unit that systemd does not have is left out. Not every
+	// k3s server is a node of its own cluster while it stands by.
+	StandbyIfThere bool
+	Manager        Manager
+	LeaseCommand   string // ExecCondition= of every unit
+	DropInDir      string // /etc/systemd/system
+	Log            *slog.Logger
 }
 
 // Units is a control plane of systemd units.
@@ -53,6 +54,7 @@ func (u *Units) Check(ctx context.Context) error {
 		switch s, err := u.cfg.Manager.State(ctx, n); {
 		case err != nil:
 			errs = append(errs, err)
+		case s.Load == notFound && u.cfg.StandbyIfThere && slices.Contains(u.cfg.StandbyUnits, n):
 		case s.Load != "loaded":
 			errs = append(errs, fmt.Errorf("unit %s is %s for systemd: install it, or correct candidate.control_plane in the configuration", n, s.Load))
 		}
@@ -122,20 +124,38 @@ func (u *Units) Describe(ctx context.Context) string {
 	return strings.Join(parts, ", ")
 }
 
+// notFound is what systemd says of a unit that it does not have.
+const notFound = "not-found"
+
 // EnterStandby starts what runs on a standby.
 func (u *Units) EnterStandby(ctx context.Context) error {
-	var errs []error
-	for _, n := range u.cfg.StandbyUnits {
-		errs = append(errs, u.cfg.Manager.Start(ctx, n))
-	}
-	return errors.Join(errs...)
+	return u.standby(ctx, slices.Values(u.cfg.StandbyUnits), u.cfg.Manager.Start)
 }
 
 // LeaveStandby stops it again.
 func (u *Units) LeaveStandby(ctx context.Context) error {
+	return u.standby(ctx, backward(u.cfg.StandbyUnits), u.cfg.Manager.Stop)
+}
+
+func backward(l []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, n := range slices.Backward(l) {
+			if !yield(n) {
+				return
+			}
+		}
+	}
+}
+
+func (u *Units) standby(ctx context.Context, units iter.Seq[string], do func(context.Context, string) error) error {
 	var errs []error
-	for _, n := range slices.Backward(u.cfg.StandbyUnits) {
-		errs = append(errs, u.cfg.Manager.Stop(ctx, n))
+	for n := range units {
+		if u.cfg.StandbyIfThere {
+			if s, err := u.cfg.Manager.State(ctx, n); err == nil && s.Load == notFound {
+				continue
+			}
+		}
+		errs = append(errs, do(ctx, n))
 	}
 	return errors.Join(errs...)
 }

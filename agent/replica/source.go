@@ -38,7 +38,9 @@ type SourceConfig struct {
 	Term func() (term uint64, serving bool)
 	// Identity are the files and folders that make up the identity.
 	Identity []string
-	Log      *slog.Logger
+	// MayMiss are those of Identity that need not be there.
+	MayMiss []string
+	Log     *slog.Logger
 	// Beat is how often an idle stream says that it lives, and how often the
 	// datastore is looked at if inotify says nothing; 0 means 1 s.
 	Beat time.Duration
@@ -70,7 +72,7 @@ func NewSource(cfg SourceConfig) *Source {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{cfg: cfg, scan: files.NewScanner(cfg.Identity, 2*cfg.Beat), why: errNotRunning, wake: make(chan struct{}), done: make(chan struct{})}
+	s := &Source{cfg: cfg, scan: files.NewScanner(cfg.Identity, cfg.MayMiss, 2*cfg.Beat), why: errNotRunning, wake: make(chan struct{}), done: make(chan struct{})}
 	s.sums = verify.NewHandler(s.answer)
 	return s
 }

@@ -41,6 +41,7 @@ type options struct {
 	card  int            // size of each host's card in MB; 0 = large
 	extra string         // more lines of configuration, for all
 	hosts func(*cluster) // called when the hosts have booted
+	k3s   string         // version of k3s that is the control plane; "" = kine and kube-apiserver
 	bare  func(*node)    // called with n1 when its control plane runs and relevo is not there yet
 }
 
@@ -74,13 +75,19 @@ func newCluster(t *testing.T, o options) *cluster {
 	if o.hosts != nil {
 		o.hosts(c)
 	}
-	c.kube, err = lab.InstallKube(within(t, 20*time.Minute), hs[:3]...)
+	units := hosts.Units
+	if o.k3s != "" {
+		units = []string{hosts.K3sUnit}
+		c.kube, err = lab.InstallK3s(within(t, 20*time.Minute), o.k3s, hs[:3]...)
+	} else {
+		c.kube, err = lab.InstallKube(within(t, 20*time.Minute), hs[:3]...)
+	}
 	ok(t, err)
-	ok(t, hs[0].WaitUnit(within(t, time.Minute), "kube-apiserver.service", "active"))
+	ok(t, hs[0].WaitUnit(within(t, time.Minute), units[len(units)-1], "active"))
 	if o.bare != nil {
 		o.bare(c.nodes[0])
 	}
-	c.audit = lab.Audit(hosts.Units...)
+	c.audit = lab.Audit(units...)
 	t.Cleanup(func() {
 		if _, err := c.audit.Stop(); err != nil {
 			t.Error(err)
@@ -126,7 +133,10 @@ func config(name string, candidate bool, o options) string {
 		fmt.Fprintf(&b, "lease_ttl: %v\n", o.ttl)
 	}
 	b.WriteString(o.extra)
-	if candidate {
+	switch {
+	case candidate && o.k3s != "":
+		fmt.Fprintf(&b, "candidate:\n  control_plane: {kind: k3s}\n  vip: {address: %s/%d, port: %d}\n", hosts.VIP, hosts.Prefix, hosts.APIPort)
+	case candidate:
 		fmt.Fprintf(&b, `candidate:
   control_plane:
     kind: units

@@ -15,7 +15,7 @@ import (
 const logsEnv = "RELEVO_TEST_LOGS"
 
 // tellUnits are the units whose last words belong into the report of a failed test.
-var tellUnits = []string{"relevo.service", "kine.service", "kube-apiserver.service"}
+var tellUnits = []string{"relevo.service", "kine.service", "kube-apiserver.service", K3sUnit, K3sAgentUnit}
 
 // NewLab is [New] for a test: it skips the test where hosts cannot be, closes the lab
 // at its end, and, if the test failed, prints the end of what relevo, kine and

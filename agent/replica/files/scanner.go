@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -23,8 +24,9 @@ import (
 // Scanner lists the identity on the master. Contents are read again only when
 // inode, size, or change time of a file say so.
 type Scanner struct {
-	roots []string
-	every time.Duration
+	roots   []string
+	mayMiss []string
+	every   time.Duration
 
 	mu     sync.Mutex
 	at     time.Time
@@ -42,10 +44,11 @@ type summed struct {
 	sha          string
 }
 
-// NewScanner lists what is at and below the roots (absolute paths). A listing
-// may be as old as every; a new one costs one lstat a file.
-func NewScanner(roots []string, every time.Duration) *Scanner {
-	return &Scanner{roots: roots, every: every, sums: map[string]summed{}, users: map[int]string{}, groups: map[int]string{}}
+// NewScanner lists what is at and below the roots (absolute paths); those of them in
+// mayMiss need not be there. A listing may be as old as every; a new one costs one
+// lstat a file.
+func NewScanner(roots, mayMiss []string, every time.Duration) *Scanner {
+	return &Scanner{roots: roots, mayMiss: mayMiss, every: every, sums: map[string]summed{}, users: map[int]string{}, groups: map[int]string{}}
 }
 
 // Digest is the digest of the whole identity at this moment; an error if a
@@ -74,6 +77,11 @@ func (s *Scanner) scan() {
 	var total int64
 	s.man, s.err = nil, nil
 	for _, root := range s.roots {
+		if slices.Contains(s.mayMiss, root) {
+			if _, err := os.Lstat(root); errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+		}
 		err := filepath.WalkDir(filepath.Clean(root), func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
