@@ -136,6 +136,7 @@ type agent struct {
 	trouble  atomic.Pointer[trouble] // of this master's API; nil = none
 	seenHere observed
 	drained  drain
+	trust    trust
 	checks   checks
 	factMu   sync.Mutex
 	fact     chan struct{} // closed and forgotten at every change of the replicated state
@@ -345,7 +346,7 @@ func (a *agent) buildNet(ctx context.Context, key []byte) (err error) {
 	}
 	a.port, err = peer.Listen(peer.PortConfig{
 		Identity: a.id, Listener: l, Address: listen, Handler: a.handler(),
-		Dial: dial, Resolve: a.resolve, Log: a.log,
+		Dial: dial, Resolve: a.resolve, Join: a.joinAsked, Friend: a.isFriend, Log: a.log,
 	})
 	if err != nil {
 		return err

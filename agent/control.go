@@ -94,6 +94,7 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathProbe, a.probed)
 	handle(mux, pathWho, a.who)
 	handle(mux, pathCatalog, a.tellCatalog)
+	a.trustHandlers(mux)
 	handle(mux, pathSeen, a.seenHere.tell)
 	handle(mux, pathCheck, a.checks.asked)
 	if l.host != nil {

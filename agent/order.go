@@ -27,6 +27,8 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 		return a.remove(o)
 	case api.VerbVerify:
 		return a.checkStandbys(ctx, o)
+	case api.VerbTokenCreate:
+		return a.createToken(ctx, o)
 	}
 	if o.Verb == api.VerbStepDown {
 		s := a.quorum.State()
@@ -70,6 +72,8 @@ func (a *agent) order(ctx context.Context, from string, o api.Order) (api.Done, 
 		return a.orderFailover(ctx, o, d)
 	case api.VerbStepDown:
 		return a.orderStepDown(ctx, o, d)
+	case api.VerbTokenCreate, api.VerbTokenRevoke:
+		return a.orderToken(ctx, o, d)
 	}
 	return d, fmt.Errorf("this agent does not know how to %q: is it older than the one that asks?", o.Verb)
 }

@@ -252,6 +252,7 @@ func (a *agent) steward(ctx context.Context) error {
 		if err := a.foundTwin(); err != nil {
 			return err
 		}
+		a.noteFriends()
 		a.readdress()
 		members := a.pool.Members()
 		a.tellMembers(members)

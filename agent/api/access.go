@@ -54,6 +54,9 @@ var Rules = []Rule{
 	{string(VerbFailover) + " --force", Admin, "promote a copy that lacks writes"},
 	{string(VerbLeave), Admin, "take the asked host out of the cluster"},
 	{string(VerbRemove), Admin, "take a lost host out of the cluster"},
+	{"tokens", Admin, "the tokens that let hosts join"},
+	{string(VerbTokenCreate), Admin, "make a token that lets hosts join"},
+	{string(VerbTokenRevoke), Admin, "withdraw a token"},
 	{"access", Admin, "create, list and revoke access for people on other hosts"},
 }
 

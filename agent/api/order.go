@@ -33,6 +33,10 @@ const (
 	// VerbVerify compares the copy of a standby (To; "" = of each) with the master's
 	// datastore. A copy that differs is copied again, unless Keep.
 	VerbVerify Verb = "verify"
+	// VerbTokenCreate makes a token that lets hosts join; Token says which.
+	VerbTokenCreate Verb = "token-create"
+	// VerbTokenRevoke withdraws the token To; all of them, if that is empty.
+	VerbTokenRevoke Verb = "token-revoke"
 )
 
 // Order is a request to act.
@@ -44,6 +48,8 @@ type Order struct {
 	Keep  bool   `json:"keep,omitempty"` // only compare
 	// By is who asks, as the command line knows it (sudo hides it from the agent).
 	By string `json:"by,omitempty"`
+	// Token of VerbTokenCreate; nil = the defaults.
+	Token *TokenSpec `json:"token,omitempty"`
 }
 
 // Done is the answer to an Order.
@@ -52,6 +58,8 @@ type Done struct {
 	Term uint64 `json:"term"` // the newest term before it
 	// Verified is the answer to VerbVerify, by node.
 	Verified []Verification `json:"verified,omitempty"`
+	// Token is what a new host needs, a secret. It is told once.
+	Token string `json:"token,omitempty"`
 }
 
 // maxOrder bounds the body of an Order.

@@ -11,6 +11,8 @@ type Source interface {
 	Health(ctx context.Context) (Health, error)
 	History(ctx context.Context) (History, error)
 
+	// Tokens are those that let hosts join.
+	Tokens(ctx context.Context) (Tokens, error)
 	// Explain tells why the master of a term is the master, and what would happen now;
 	// term 0 is the newest.
 	Explain(ctx context.Context, term uint64) (Explanation, error)

@@ -180,12 +180,11 @@ func ParseContext(text []byte) (*Context, error) {
 			return nil, fmt.Errorf("its address %.80q: %w", a, err)
 		}
 	}
-	i := &Identity{cluster: ca.Subject.CommonName, id: ClusterID(ca), pool: x509.NewCertPool(), floor: ca.NotBefore}
-	i.pool.AddCert(ca)
+	i := &Identity{cluster: ca.Subject.CommonName, id: ClusterID(ca), key: key, ca: ca, floor: ca.NotBefore}
 	if _, err := i.accessOf(cert, ca.NotBefore); err != nil {
 		return nil, err
 	}
-	i.cert = tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
+	i.use(cert)
 	c.tls = i.ClientTLS("", ProtoClient) // any node of the cluster
 	return c, nil
 }

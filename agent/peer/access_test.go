@@ -137,7 +137,7 @@ func asTimeout(err error, into *net.Error) bool {
 
 // TestClientsTakeNoPlace: however many clients there are, a member gets in.
 func TestClientsTakeNoPlace(t *testing.T) {
-	a := newAdmission(2)
+	a := newAdmission(2, nil)
 	at := func() *place {
 		p, err := a.enter(&net.TCPAddr{IP: net.IPv4(10, 0, 0, 9)})
 		if err != nil {

@@ -17,9 +17,15 @@ import (
 	"time"
 )
 
-// notAfter is RFC 5280's "no well-defined end". Shorter lives come with renewal;
-// until then an end could only cut off a board whose clock is wrong.
+// notAfter is RFC 5280's "no well-defined end": of the CA, which people replace.
 var notAfter = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// certLife is how long a node's certificate lives from the day of its issue; renewed is
+// it when a third of that is left.
+const (
+	certLife   = 365 * 24 * time.Hour
+	renewAhead = certLife / 3
+)
 
 // ClusterID of a CA: the first 16 bytes of the SHA-256 of its public key (SPKI),
 // in hex. Two clusters with the same name differ in it.
@@ -45,13 +51,13 @@ func validLabel(what, name string) error {
 	return nil
 }
 
-// authority is the CA with its key: who can issue certificates.
-type authority struct {
+// Authority is the CA with its key: who can issue certificates.
+type Authority struct {
 	cert *x509.Certificate
 	key  ed25519.PrivateKey
 }
 
-func newAuthority(cluster string, now time.Time) (*authority, error) {
+func newAuthority(cluster string, now time.Time) (*Authority, error) {
 	if err := validLabel("cluster", cluster); err != nil {
 		return nil, err
 	}
@@ -69,17 +75,50 @@ func newAuthority(cluster string, now time.Time) (*authority, error) {
 		return nil, err
 	}
 	cert, err := x509.ParseCertificate(der)
-	return &authority{cert, key}, err
+	return &Authority{cert, key}, err
 }
 
 // issue makes a certificate for node. It names the node twice: as common name for
 // people, as URI with the cluster's id for agents. It begins when the CA does: a
-// board whose clock stands somewhere in between must not refuse a newer node.
-func (a *authority) issue(node string, pub crypto.PublicKey) (*x509.Certificate, error) {
-	return a.issueFor(node, pub, a.cert.NotBefore, notAfter)
+// board whose clock stands somewhere in between must not refuse a newer node. It ends
+// a year from now; a clock that stands before the CA's beginning counts as that.
+func (a *Authority) issue(node string, pub crypto.PublicKey) (*x509.Certificate, error) {
+	now := time.Now()
+	if now.Before(a.cert.NotBefore) {
+		now = a.cert.NotBefore
+	}
+	return a.issueFor(node, pub, a.cert.NotBefore, now.Add(certLife))
 }
 
-func (a *authority) issueFor(node string, pub crypto.PublicKey, from, to time.Time) (*x509.Certificate, error) {
+// Certify makes a certificate for a key whose owner has shown that it may have that name.
+func (a *Authority) Certify(node string, pub ed25519.PublicKey) (*x509.Certificate, error) {
+	return a.issue(node, pub)
+}
+
+// Certificate is the CA's own.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+
+// Sign signs what the members shall believe because the CA says it; what is the kind of
+// statement. See [Identity.Signed].
+func (a *Authority) Sign(what string, statement []byte) []byte {
+	return ed25519.Sign(a.key, signed(what, statement))
+}
+
+// Signed says whether the CA signed a statement.
+func (i *Identity) Signed(what string, statement, signature []byte) bool {
+	return ed25519.Verify(i.ca.PublicKey.(ed25519.PublicKey), signed(what, statement), signature)
+}
+
+// signed keeps a statement from being taken for one of another kind, or a certificate.
+func signed(what string, statement []byte) []byte {
+	sum := sha256.Sum256(statement)
+	return append([]byte("relevo signed "+what+"\x00"), sum[:]...)
+}
+
+// LoadAuthority reads the CA's key, where this host keeps it.
+func LoadAuthority(dir string) (*Authority, error) { return loadAuthority(dir) }
+
+func (a *Authority) issueFor(node string, pub crypto.PublicKey, from, to time.Time) (*x509.Certificate, error) {
 	if err := ValidNode(node); err != nil {
 		return nil, err
 	}
@@ -103,7 +142,7 @@ func serial() *big.Int {
 	return new(big.Int).SetBytes(b)
 }
 
-func loadAuthority(dir string) (*authority, error) {
+func loadAuthority(dir string) (*Authority, error) {
 	cert, err := readCert(filepath.Join(dir, caCertFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("this host belongs to no cluster yet (%w): `relevo init` founds one", err)
@@ -113,7 +152,7 @@ func loadAuthority(dir string) (*authority, error) {
 	}
 	key, err := readKey(filepath.Join(dir, caKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("this host does not keep the CA's key (%s): invite from the host that ran `relevo init`", filepath.Join(dir, caKeyFile))
+		return nil, fmt.Errorf("this host does not keep the CA's key (%s): only voters do", filepath.Join(dir, caKeyFile))
 	}
 	if err != nil {
 		return nil, err
@@ -121,7 +160,7 @@ func loadAuthority(dir string) (*authority, error) {
 	if !belong(key, cert) {
 		return nil, fmt.Errorf("%s and %s in %s do not belong together", caCertFile, caKeyFile, dir)
 	}
-	return &authority{cert, key}, nil
+	return &Authority{cert, key}, nil
 }
 
 func belong(key ed25519.PrivateKey, cert *x509.Certificate) bool {

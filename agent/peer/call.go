@@ -65,6 +65,9 @@ func (p *Port) dial(ctx context.Context, node, proto string) (net.Conn, error) {
 	if err == nil && tc.ConnectionState().NegotiatedProtocol != proto {
 		err = fmt.Errorf("it does not speak %s: is its relevo of another version?", proto)
 	}
+	if err == nil && !p.with(c, node) {
+		err = net.ErrClosed
+	}
 	if err != nil {
 		p.disown(c)
 		c.Close()
@@ -80,7 +83,7 @@ func explain(err error) error {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%w (it belongs to another cluster)", err)
 	case strings.Contains(err.Error(), "remote error: tls: "): // the alert's type is not exported
-		return fmt.Errorf("%w (it does not accept our certificate: another cluster? its journal says more)", err)
+		return fmt.Errorf("%w (it does not accept our certificate: is it of another cluster, or was this host removed? its journal says more)", err)
 	}
 	return err
 }

@@ -8,18 +8,26 @@
 // # Time
 //
 // Boards without a clock battery boot in 1970, or at the moment of their last
-// shutdown, and learn the time later or never. So no certificate of ours begins
-// after its CA does, and verification reads the local clock with one correction:
-// a clock that stands before this host's own certificates began is surely wrong
-// and counts as that moment. A clock that is ahead is believed; certificates
-// issued by [Init] and [Invite] have no end that it could reach. What does end,
-// and is past its end, is refused.
+// shutdown, and learn the time later or never; and a wrong time server puts all of
+// them into 2099 at once. So no certificate of ours begins after its CA does, and
+// verification reads the local clock with one correction: a clock that stands before
+// this host's own certificates began is surely wrong and counts as that moment.
+//
+// A certificate ends a year after its issue and is renewed long before. Its end counts
+// only against a certificate that the [Rules] do not vouch for: a member that all know
+// by its key is believed until it is removed, whatever the clocks say. So no clock can
+// lock members out, and a board that was switched off for years comes back.
+//
+// # Joining
+//
+// See [ProtoJoin] and [Token].
 //
 // # Files
 //
 //	pki/ca.crt      the cluster's CA
-//	pki/ca.key      its key; only where `relevo init` ran
+//	pki/ca.key      its key; only on voters
 //	pki/node.crt    this host's certificate
 //	pki/node.key    its key
-//	gossip.key      32 bytes in base64, for the gossip pool
+//	pki/join.key    the same before there is a certificate
+//	gossip.key      32 bytes in base64, for the gossip pool; while it is rotated several
 package peer

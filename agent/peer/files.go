@@ -118,8 +118,21 @@ func parseKey(what string, der []byte) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-// ReadGossipKey reads the key of the gossip pool: 32 bytes in base64.
+// ReadGossipKey reads the key of the gossip pool with which is written.
 func ReadGossipKey(path string) ([]byte, error) {
+	keys, err := ReadGossipKeys(path)
+	if err != nil {
+		return nil, err
+	}
+	return keys[0], nil
+}
+
+// maxGossipKeys bounds the file.
+const maxGossipKeys = 4
+
+// ReadGossipKeys reads the keys of the gossip pool, a line each: 32 bytes in base64. With
+// the first is written, the others are read with, while the key is rotated.
+func ReadGossipKeys(path string) ([][]byte, error) {
 	if err := private(path); err != nil {
 		return nil, fmt.Errorf("the gossip key: %w", err)
 	}
@@ -127,16 +140,33 @@ func ReadGossipKey(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the gossip key: %w", err)
 	}
-	key, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(b)))
-	if err != nil || len(key) != gossipKeySize {
+	var keys [][]byte
+	for _, line := range bytes.Fields(b) {
+		key, err := base64.StdEncoding.DecodeString(string(line))
+		if err != nil || len(key) != gossipKeySize || len(keys) >= maxGossipKeys {
+			return nil, fmt.Errorf("the gossip key %s is not %d bytes in base64: copy it from another member", path, gossipKeySize)
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
 		return nil, fmt.Errorf("the gossip key %s is not %d bytes in base64: copy it from another member", path, gossipKeySize)
 	}
-	return key, nil
+	return keys, nil
 }
 
-func writeGossipKey(path string, key []byte) error {
-	return writeFile(path, []byte(base64.StdEncoding.EncodeToString(key)+"\n"))
+// WriteGossipKeys writes the keys of the gossip pool, as [ReadGossipKeys] reads them.
+func WriteGossipKeys(path string, keys [][]byte) error {
+	var b bytes.Buffer
+	for _, k := range keys {
+		b.WriteString(base64.StdEncoding.EncodeToString(k) + "\n")
+	}
+	if err := writeFile(path, b.Bytes()); err != nil {
+		return fmt.Errorf("write the gossip key: %w", err)
+	}
+	return nil
 }
+
+func writeGossipKey(path string, key []byte) error { return WriteGossipKeys(path, [][]byte{key}) }
 
 func writeKey(path string, key ed25519.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)

@@ -1,25 +1,59 @@
 package peer
 
 import (
+	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"time"
 )
 
-// Identity is who this host is in which cluster. It is never changed.
+// Identity is who this host is in which cluster. Name and cluster never change; the
+// certificate is renewed while connections go on.
 type Identity struct {
 	node    string
 	cluster string
 	id      string
-	cert    tls.Certificate
-	pool    *x509.CertPool
+	key     ed25519.PrivateKey
+	ca      *x509.Certificate
 	floor   time.Time // the clock cannot be before this
+	cert    atomic.Pointer[tls.Certificate]
+	rules   atomic.Pointer[Rules]
 }
+
+// Rules are what the members have agreed on beyond the CA's signature. They are not
+// changed any more once they are set.
+type Rules struct {
+	// Keys are those of the members, as [KeySum]. A certificate on them is believed also
+	// when it has ended by the clock of this host.
+	Keys map[string][]byte
+	// Removed are names that were taken out: of their certificates only one on the key in
+	// Keys is believed.
+	Removed map[string]bool
+}
+
+// SetRules puts rules in force for all connections that are opened from now on.
+func (i *Identity) SetRules(r Rules) { i.rules.Store(&r) }
+
+// KeySum is the SHA-256 of a public key, as the rules have it (SPKI).
+func KeySum(cert *x509.Certificate) []byte {
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return sum[:]
+}
+
+// KeySum is that of this host's certificate.
+func (i *Identity) KeySum() []byte { return KeySum(i.cert.Load().Leaf) }
+
+// Ends is when this host's certificate ends.
+func (i *Identity) Ends() time.Time { return i.cert.Load().Leaf.NotAfter }
 
 // Node is this host's name in the cluster.
 func (i *Identity) Node() string { return i.node }
@@ -37,7 +71,7 @@ func (i *Identity) ClusterID() string { return i.id }
 func Load(dir string) (*Identity, error) {
 	ca, err := readCert(filepath.Join(dir, caCertFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("this host belongs to no cluster yet (%w): `relevo init` founds one, `relevo join` accepts an invitation", err)
+		return nil, fmt.Errorf("this host belongs to no cluster yet (%w): `relevo init` founds one, `relevo join TOKEN` enters one", err)
 	}
 	if err != nil {
 		return nil, err
@@ -79,8 +113,7 @@ func newIdentity(ca, cert *x509.Certificate, key ed25519.PrivateKey) (*Identity,
 	if err := validLabel("cluster", ca.Subject.CommonName); err != nil {
 		return nil, fmt.Errorf("the CA certificate: %w", err)
 	}
-	i := &Identity{cluster: ca.Subject.CommonName, id: ClusterID(ca), pool: x509.NewCertPool(), floor: ca.NotBefore}
-	i.pool.AddCert(ca)
+	i := &Identity{cluster: ca.Subject.CommonName, id: ClusterID(ca), key: key, ca: ca, floor: ca.NotBefore}
 	if cert.NotBefore.After(i.floor) {
 		i.floor = cert.NotBefore
 	}
@@ -91,7 +124,7 @@ func newIdentity(ca, cert *x509.Certificate, key ed25519.PrivateKey) (*Identity,
 		return nil, fmt.Errorf("the certificate of this host: %w", err)
 	}
 	i.node = node
-	i.cert = tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
+	i.use(cert)
 	return i, nil
 }
 
@@ -107,41 +140,61 @@ func (i *Identity) nodeOf(cert *x509.Certificate, now time.Time) (string, error)
 // verify looks whether a certificate is of the pinned CA and in time; mend says what helps
 // if it is not in time.
 func (i *Identity) verify(cert *x509.Certificate, now time.Time, mend string) error {
-	verify := func(at time.Time) error {
-		_, err := cert.Verify(x509.VerifyOptions{Roots: i.pool, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err := i.issued(cert); err != nil {
 		return err
 	}
-	err := verify(now)
-	var invalid x509.CertificateInvalidError
-	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		// Time is looked at first; whose it is matters more.
-		if other := verify(cert.NotBefore); other != nil {
-			err = other
-		}
-	}
-	invalid = x509.CertificateInvalidError{}
-	switch {
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Errorf("the certificate of %.80q is valid from %s to %s, and the clock of this host says %s: set the clock, or %s",
-			cert.Subject.CommonName, day(cert.NotBefore), day(cert.NotAfter), now.UTC().Format(time.RFC3339), mend)
-	case err != nil:
-		return fmt.Errorf("not a certificate of the cluster %s (%.8s…): %w", i.cluster, i.id, err)
+	return inTime(cert, now, mend)
+}
+
+// issued makes sure that a certificate is of the pinned CA, whatever the time.
+func (i *Identity) issued(cert *x509.Certificate) error {
+	if err := cert.CheckSignatureFrom(i.ca); err != nil {
+		return fmt.Errorf("not a certificate of the cluster %s (%.8s…): %w", i.cluster, i.id, x509.UnknownAuthorityError{Cert: cert})
 	}
 	return nil
 }
 
+func inTime(cert *x509.Certificate, now time.Time, mend string) error {
+	if now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
+		return fmt.Errorf("the certificate of %.80q is valid from %s to %s, and the clock of this host says %s: set the clock, or %s",
+			cert.Subject.CommonName, day(cert.NotBefore), day(cert.NotAfter), now.UTC().Format(time.RFC3339), mend)
+	}
+	return nil
+}
+
+// use presents a certificate from now on.
+func (i *Identity) use(cert *x509.Certificate) {
+	i.cert.Store(&tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: i.key, Leaf: cert})
+}
+
 func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time) (string, error) {
-	if err := i.verify(cert, now, "invite the node anew"); err != nil {
+	// Whose it is matters first; time is looked at below.
+	if err := i.issued(cert); err != nil {
 		return "", err
 	}
 	node := cert.Subject.CommonName
-	for _, u := range cert.URIs {
-		if u.Scheme == "relevo" && u.Host == i.id && u.Path == "/"+node && ValidNode(node) == nil {
-			return node, nil
+	if ValidNode(node) != nil || !slices.ContainsFunc(cert.URIs, func(u *url.URL) bool {
+		return u.Scheme == "relevo" && u.Host == i.id && u.Path == "/"+node
+	}) {
+		return "", fmt.Errorf("the certificate of %.80q names no node of the cluster %s", node, i.cluster)
+	}
+	vouched := false
+	if r := i.rules.Load(); r != nil {
+		vouched = bytes.Equal(r.Keys[node], KeySum(cert))
+		if r.Removed[node] && !vouched {
+			return "", fmt.Errorf("%w: %s; it can join again with a token", ErrRemoved, node)
 		}
 	}
-	return "", fmt.Errorf("the certificate of %.80q names no node of the cluster %s", node, i.cluster)
+	if !vouched {
+		if err := inTime(cert, now, "let the node join anew with a token"); err != nil {
+			return "", err
+		}
+	}
+	return node, nil
 }
+
+// ErrRemoved says that a certificate is one of a node that was taken out of the cluster.
+var ErrRemoved = errors.New("removed from the cluster")
 
 func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
@@ -174,7 +227,7 @@ func (i *Identity) ClientTLS(node, proto string) *tls.Config { return i.tls(node
 func (i *Identity) tls(want string, protos ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{i.cert},
+		Certificates: []tls.Certificate{*i.cert.Load()},
 		ClientAuth:   tls.RequireAnyClientCert,
 		NextProtos:   protos,
 		// Not the system's CAs, not host names, not the bare clock: the check below

@@ -36,7 +36,7 @@ const (
 	MaxInvitation = 32 << 10
 )
 
-func (a *authority) bundle(node string, gossip []byte) (*bundle, error) {
+func (a *Authority) bundle(node string, gossip []byte) (*bundle, error) {
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err

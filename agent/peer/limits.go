@@ -17,6 +17,9 @@ const (
 	maxPending       = 64              // unfinished handshakes; some 20 KiB each
 	maxPendingPerIP  = 16              // a whole cluster may sit behind one address (loopback)
 	handshakeTimeout = 5 * time.Second // a handshake takes under 0.1 s on ARMv6
+	// Of all strangers together; a member whose address is not known yet is one.
+	strangersPerSecond = 10
+	strangersAtOnce    = 200 // a whole cluster that comes up, several times
 )
 
 // admission counts connections. Strangers and members have separate shares, so
@@ -25,15 +28,39 @@ const (
 type admission struct {
 	mu      sync.Mutex
 	max     int
+	friend  func(ip string) bool
 	pending map[string]int // by IP
 	nodes   map[string]int // by node
-	waiting int            // sum of pending
+	joining map[string]int // by IP
+	waiting int            // sum of pending, without
+	friends int            // those from members' addresses
 	named   int            // sum of nodes, without clients
 	clients int            // of them accesses, see clients.go
+	joiners int            // sum of joining
+	// Handshakes that strangers may still begin, and when that was reckoned: each costs a
+	// signature.
+	credit   float64
+	credited time.Time
 }
 
-func newAdmission(most int) *admission {
-	return &admission{max: most, pending: map[string]int{}, nodes: map[string]int{}}
+func newAdmission(most int, friend func(ip string) bool) *admission {
+	if friend == nil {
+		friend = func(string) bool { return false }
+	}
+	return &admission{max: most, friend: friend, pending: map[string]int{}, nodes: map[string]int{}, joining: map[string]int{}, credit: strangersAtOnce}
+}
+
+// afford takes one handshake from the strangers' credit.
+func (a *admission) afford(now time.Time) bool {
+	if !a.credited.IsZero() {
+		a.credit = min(strangersAtOnce, a.credit+now.Sub(a.credited).Seconds()*strangersPerSecond)
+	}
+	a.credited = now
+	if a.credit < 1 {
+		return false
+	}
+	a.credit--
+	return true
 }
 
 // place is one connection's place in the count.
@@ -41,23 +68,33 @@ type place struct {
 	a        *admission
 	ip, node string
 	client   bool
+	friend   bool
+	joins    bool
 	gone     bool
 }
 
 // enter takes a stranger's place.
 func (a *admission) enter(from net.Addr) (*place, error) {
 	ip := hostOf(from)
+	friend := a.friend(ip)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	n := &a.waiting
+	if friend {
+		n = &a.friends
+	}
 	if a.pending[ip] >= maxPendingPerIP {
 		return nil, fmt.Errorf("%d handshakes from %s are unfinished", maxPendingPerIP, ip)
 	}
-	if a.waiting >= maxPending {
+	if *n >= maxPending {
 		return nil, fmt.Errorf("%d handshakes are unfinished", maxPending)
 	}
+	if !friend && !a.afford(time.Now()) {
+		return nil, fmt.Errorf("strangers begin more than %d handshakes a second", strangersPerSecond)
+	}
 	a.pending[ip]++
-	a.waiting++
-	return &place{a: a, ip: ip}, nil
+	*n++
+	return &place{a: a, ip: ip, friend: friend}, nil
 }
 
 // promote turns a stranger's place into a node's.
@@ -100,7 +137,16 @@ func (p *place) free() {
 		count(p.a.nodes, p.node)
 		return
 	}
-	p.a.waiting--
+	if p.joins {
+		p.a.joiners--
+		count(p.a.joining, p.ip)
+		return
+	}
+	if p.friend {
+		p.a.friends--
+	} else {
+		p.a.waiting--
+	}
 	count(p.a.pending, p.ip)
 }
 

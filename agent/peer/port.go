@@ -35,6 +35,12 @@ type PortConfig struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Resolve tells where a node's port is now, as host:port. It must be quick.
 	Resolve func(node string) (hostport string, err error)
+	// Join answers a host that asks to be let in, which has proved nothing yet; nil = nobody
+	// can ask.
+	Join func(ctx context.Context, r *JoinRequest) JoinReply
+	// Friend says whether an IP address is a member's: its handshakes have places of their
+	// own, that no stranger can take. It must be quick. nil = nobody's is.
+	Friend func(ip string) bool
 	// MaxConns bounds the accepted connections of all nodes together; 0 = 256.
 	MaxConns int
 	Log      *slog.Logger
@@ -52,7 +58,7 @@ type Port struct {
 
 	mu      sync.Mutex
 	closed  bool
-	open    map[net.Conn]struct{}      // plain connections below all TLS ones, either direction
+	open    map[net.Conn]string        // plain connections below all TLS ones, either direction; with whom, once known
 	callers map[string]*http.Transport // by node
 }
 
@@ -78,7 +84,7 @@ func Listen(cfg PortConfig) (*Port, error) {
 		}
 		cfg.Listener = l
 	}
-	p := &Port{cfg: cfg, limits: newAdmission(cfg.MaxConns), open: map[net.Conn]struct{}{}, callers: map[string]*http.Transport{}}
+	p := &Port{cfg: cfg, limits: newAdmission(cfg.MaxConns, cfg.Friend), open: map[net.Conn]string{}, callers: map[string]*http.Transport{}}
 	p.raft = &RaftLayer{port: p, accepted: make(chan net.Conn), done: make(chan struct{})}
 	p.clients = &clientListener{chanListener: chanListener{addr: cfg.Listener.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}}
 	p.server = &http.Server{
@@ -170,7 +176,7 @@ func (p *Port) Close() error {
 	p.mu.Lock()
 	p.closed = true
 	conns := p.open
-	p.open = map[net.Conn]struct{}{}
+	p.open = map[net.Conn]string{}
 	callers := p.callers
 	p.callers = map[string]*http.Transport{}
 	p.mu.Unlock()
@@ -195,7 +201,18 @@ func (p *Port) own(c net.Conn) bool {
 	if p.closed {
 		return false
 	}
-	p.open[c] = struct{}{}
+	p.open[c] = ""
+	return true
+}
+
+// with notes who is at the other end; false = the port is closed.
+func (p *Port) with(c net.Conn, node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.open[c]; !ok {
+		return false
+	}
+	p.open[c] = node
 	return true
 }
 
@@ -213,12 +230,23 @@ func (p *Port) greet(ctx context.Context, c net.Conn, at *place, web *chanListen
 		return
 	}
 	tune(c)
-	tc := tls.Server(c, p.cfg.Identity.ServerTLS(ProtoHTTP, ProtoRaft, ProtoClient))
+	tc := tls.Server(c, p.greeting())
 	pc := &peerConn{Conn: tc, closed: sync.OnceFunc(func() { p.disown(c); at.leave() })}
 	// The same 5 s hold for the handshake and for being taken.
 	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	if err := p.admit(hctx, tc, pc, at); err != nil {
+	err := p.admit(hctx, tc, pc, at)
+	if err == nil && tc.ConnectionState().NegotiatedProtocol == ProtoJoin {
+		if err := p.letIn(ctx, tc, at); err != nil && ctx.Err() == nil {
+			p.refused.warn(p.cfg.Log, "a host was not let in", c.RemoteAddr(), err)
+		}
+		pc.Close()
+		return
+	}
+	if err == nil && !p.with(c, pc.node) {
+		err = net.ErrClosed
+	}
+	if err != nil {
 		c.Close()
 		pc.closed()
 		if ctx.Err() == nil {
@@ -263,6 +291,9 @@ func (p *Port) admit(ctx context.Context, tc *tls.Conn, pc *peerConn, at *place)
 		}
 		pc.access = x
 		return at.promoteClient(x)
+	}
+	if s.NegotiatedProtocol == ProtoJoin {
+		return nil
 	}
 	node, err := p.cfg.Identity.peer(s)
 	if err != nil {

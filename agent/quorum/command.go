@@ -37,6 +37,14 @@ const (
 	OpInSync      Op = "in-sync"     // Term, Nodes
 	OpAcknowledge Op = "acknowledge" // Term
 	OpNote        Op = "note"        // Term, Text
+
+	// About trust, see trust.go.
+	OpToken       Op = "token"        // Token, By
+	OpTokenRevoke Op = "token-revoke" // ID or none, By
+	OpAdmit       Op = "admit"        // ID, Node, Key
+	OpEnrol       Op = "enrol"        // Node, Key
+	OpRemove      Op = "remove"       // Node, By, Why
+	OpGossipKeys  Op = "gossip-keys"  // Epoch, Keys
 )
 
 // About access from outside, see access.go.
@@ -65,6 +73,12 @@ type Command struct {
 	Text      string    `json:"text,omitempty"`
 	Access    *Access   `json:"access,omitempty"`
 	At        time.Time `json:"at,omitzero"` // wall clock of the proposer, for people only
+
+	Token *Token      `json:"token,omitempty"`
+	ID    string      `json:"id,omitempty"` // of a token
+	Node  string      `json:"node,omitempty"`
+	Key   []byte      `json:"key,omitempty"` // SHA-256 of a public key
+	Keys  *GossipKeys `json:"keys,omitempty"`
 }
 
 // check validates the shape of c: sizes, names, plain text.
@@ -97,6 +111,8 @@ func (c Command) check() error {
 		if c.Text == "" {
 			errs = append(errs, errors.New("text is empty"))
 		}
+	default:
+		errs = append(errs, c.checkTrust())
 	}
 	return errors.Join(errs...)
 }
@@ -135,7 +151,8 @@ func decode(raw []byte) (Command, error) {
 	}
 	switch head.Op {
 	case OpAccess, OpAccessRevoke:
-	case OpGrant, OpRelease, OpMachine, OpPause, OpResumed, OpInSync, OpAcknowledge, OpNote:
+	case OpGrant, OpRelease, OpMachine, OpPause, OpResumed, OpInSync, OpAcknowledge, OpNote,
+		OpToken, OpTokenRevoke, OpAdmit, OpEnrol, OpRemove, OpGossipKeys:
 	default:
 		return Command{}, fmt.Errorf("log entry %q is unknown: %w", head.Op, ErrNewer)
 	}

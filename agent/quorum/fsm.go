@@ -12,8 +12,8 @@ import (
 )
 
 // maxSnapshot bounds a snapshot in bytes when it is read: the state at all its
-// bounds, every byte escaped, has about 3 MB.
-const maxSnapshot = 4 << 20
+// bounds, every byte escaped, has about 4 MB.
+const maxSnapshot = 6 << 20
 
 // fsm is the replicated state machine behind raft. raft calls Apply, Snapshot
 // and Restore from one goroutine; everybody reads state.

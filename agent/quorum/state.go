@@ -33,6 +33,7 @@ type State struct {
 	Ack      uint64   `json:"ack"`               // a person acknowledged failovers up to this term
 	Access   []Access `json:"access,omitempty"`  // at most 32
 	History  []Change `json:"history,omitempty"` // at most 64, newest last
+	Trust    Trust    `json:"trust,omitzero"`    // see Trust
 }
 
 // PausePhase says whether automatic promotion is switched off.
@@ -78,7 +79,11 @@ type Change struct {
 type Refused struct {
 	Op  Op     // the command
 	Why string // in words, e.g. "term 7 is taken, the next is 8"
+	err error  // what Why says, if it has a type of its own
 }
+
+// Unwrap gives a *TokenError, where it is one.
+func (r *Refused) Unwrap() error { return r.err }
 
 // Error says which command was refused and why.
 func (r *Refused) Error() string { return fmt.Sprintf("%s refused: %s", r.Op, r.Why) }
@@ -87,7 +92,8 @@ func (r *Refused) Error() string { return fmt.Sprintf("%s refused: %s", r.Op, r.
 // command give the same result on every voter, whatever its clock says.
 func (s State) apply(c Command) (State, error) {
 	refuse := func(format string, args ...any) (State, error) {
-		return s, &Refused{Op: c.Op, Why: fmt.Sprintf(format, args...)}
+		err := fmt.Errorf(format, args...)
+		return s, &Refused{Op: c.Op, Why: err.Error(), err: errors.Unwrap(err)}
 	}
 	if err := c.check(); err != nil {
 		return refuse("%v", err)
@@ -181,6 +187,12 @@ func (s State) apply(c Command) (State, error) {
 			return refuse("%v", err)
 		}
 		s.Access = all
+	case OpToken, OpTokenRevoke, OpAdmit, OpEnrol, OpRemove, OpGossipKeys:
+		t, err := s.changeTrust(c)
+		if err != nil {
+			return refuse("%w", err)
+		}
+		s.Trust = t
 
 	default:
 		return refuse("this agent does not know it")
@@ -228,6 +240,9 @@ func (s State) check() error {
 		if err := errors.Join(c.check(), checkText("previous", h.Previous, maxName)); err != nil {
 			return fmt.Errorf("history: term %d: %w", h.Term, err)
 		}
+	}
+	if err := s.Trust.check(); err != nil {
+		return fmt.Errorf("trust: %w", err)
 	}
 	return nil
 }

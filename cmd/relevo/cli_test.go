@@ -91,6 +91,9 @@ func (f *fake) Do(_ context.Context, o api.Order) (api.Done, error) {
 	if o.Why == "refuse" {
 		return api.Done{}, errors.New("nobody is ready to take over")
 	}
+	if o.Token != nil {
+		return api.Done{Text: fmt.Sprintf("good for %v s", o.Token.TTL), Token: "1K3Q9ZXW-7ZK2M0QD-Y4R8T1WX-1K3Q9ZXW-7ZK2M0QD-Y4R8T1WX"}, nil
+	}
 	return api.Done{Text: fmt.Sprintf("%s to=%s why=%s force=%v by=%s", o.Verb, o.To, o.Why, o.Force, o.By), Term: 1}, nil
 }
 
@@ -103,6 +106,13 @@ func (f *fake) History(context.Context) (api.History, error) {
 	}}, f.err
 }
 
+func (f *fake) Tokens(context.Context) (api.Tokens, error) {
+	at := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	return api.Tokens{Tokens: []api.Token{
+		{ID: "7ZK2M0QD", State: "good", Until: at.Add(24 * time.Hour), Uses: 2, Used: 1, By: "ann@n1", At: at},
+		{ID: "Y4R8T1WX", State: "used up", Until: at, Uses: 1, Used: 1, Node: "n2", Replace: true, By: "root@n1", At: at.Add(-24 * time.Hour)},
+	}}, f.err
+}
 func (f *fake) Metrics() []api.Metric       { return nil }
 func (f *fake) Alive(context.Context) error { return nil }
 func (f *fake) Ready(context.Context) error { return nil }
@@ -230,6 +240,8 @@ func TestRendering(t *testing.T) {
 		{"members", []string{"members"}, api.Status{}, exitOK},
 		{"services", []string{"services"}, api.Status{}, exitOK},
 		{"history", []string{"history"}, api.Status{}, exitOK},
+		{"tokens", []string{"token", "list"}, api.Status{}, exitOK},
+		{"token-create", []string{"token", "create", "--uses", "2", "--ttl", "1h"}, api.Status{}, exitOK},
 		{"health", []string{"health"}, api.Status{}, exitDegraded},
 		{"health-n1", []string{"health", "n1"}, api.Status{}, exitDegraded},
 		{"health-n2", []string{"health", "n2"}, api.Status{}, exitOK},

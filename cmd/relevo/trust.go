@@ -38,6 +38,7 @@ type place struct {
 	trustFlags
 	existing *config.Config // nil: there is no configuration yet
 	written  bool           // by this command
+	joinList []string       // gossip addresses of members, for a configuration that is written
 }
 
 func (f trustFlags) settle() (*place, error) {
@@ -164,13 +165,12 @@ func (p *place) found(out io.Writer, cluster, node string) error {
 	}
 	fmt.Fprintf(out, "The cluster %s is founded (%.8s…). This host is %s, its first member.\n\n", id.Cluster(), id.ClusterID(), id.Node())
 	fmt.Fprintf(out, "  trust          %s and %s\n", p.pki, p.gossip)
-	fmt.Fprintf(out, "                 Keep a copy of both in a safe place: only here can hosts be invited.\n")
+	fmt.Fprintf(out, "                 Keep a copy of both in a safe place: with it others can be let in.\n")
 	fmt.Fprintf(out, "  configuration  %s (%s)\n\n", p.config, p.wasWritten())
 	fmt.Fprintf(out, "Next:\n")
 	fmt.Fprintf(out, "  1. Can this host run the control plane? Then say so in %s, under `candidate:`.\n", p.config)
 	fmt.Fprintf(out, "  2. sudo systemctl enable --now relevo\n")
-	fmt.Fprintf(out, "  3. For every other host, n2 for instance:\n")
-	fmt.Fprintf(out, "     sudo relevo invite n2 | ssh n2 sudo relevo join -\n")
+	fmt.Fprintf(out, "  3. sudo relevo token create, which prints the line to type on the other hosts\n")
 	return nil
 }
 
@@ -180,9 +180,10 @@ func newInviteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "invite NODE",
 		Short: "Make an invitation for another host",
-		Long: "Make an invitation: one text with everything that the host NODE needs to join.\n" +
-			"It holds NODE's key, so handle it like a password. Only the host that ran\n" +
-			"`relevo init` can invite.",
+		Long: "Make an invitation: one text with everything that the host NODE needs to join,\n" +
+			"also where no member can be reached, in an image for instance. It holds NODE's\n" +
+			"key, so handle it like a password. Only voters can invite. Where a member can be\n" +
+			"reached, `relevo token create` is the better way: no key travels.",
 		Example: "  sudo relevo invite n2 | ssh n2 sudo relevo join -\n  sudo relevo invite n3 -o n3.invitation",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -207,33 +208,6 @@ func newInviteCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&to, "output", "o", "-", "`file` to write; - is the standard output")
 	f.add(cmd, false)
-	return cmd
-}
-
-func newJoinCommand() *cobra.Command {
-	var f trustFlags
-	cmd := &cobra.Command{
-		Use:   "join FILE|-",
-		Short: "Accept an invitation on this host",
-		Long: "Accept an invitation that `relevo invite` made; - reads the standard input. The\n" +
-			"membership in another cluster is never overwritten.",
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := f.settle()
-			if err != nil {
-				return asRoot(err)
-			}
-			text, err := readInvitation(cmd.InOrStdin(), args[0])
-			if err == nil {
-				err = p.join(cmd.OutOrStdout(), text)
-			}
-			if err == nil && args[0] != "-" {
-				fmt.Fprintf(cmd.OutOrStdout(), "  2. Remove %s: it is a secret that nobody needs any more.\n", args[0])
-			}
-			return asRoot(err)
-		},
-	}
-	f.add(cmd, true)
 	return cmd
 }
 
@@ -335,7 +309,7 @@ peer:
   pki_dir: %q
 
 # The others are found by mDNS. Where multicast does not reach, name some of them.
-join: []
+join: [%s]
 
 # A host that can run the control plane is a candidate. Remove the # in front,
 # and name what is yours.
@@ -354,7 +328,7 @@ join: []
 #      token_file: /etc/kubernetes/relevo.token
 #  # an unused address of this network, which follows the master
 #  vip: {address: 192.168.1.250/24, port: 6443}
-`, cluster, node, p.data, p.gossip, p.pki)
+`, cluster, node, p.data, p.gossip, p.pki, strings.Join(p.joinList, ", "))
 }
 
 // writeNew writes a file that was not there; if it fails, nothing is left. (No

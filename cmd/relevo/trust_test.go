@@ -69,7 +69,7 @@ func (b box) has(p string) bool {
 func TestInitInviteJoin(t *testing.T) {
 	a, b := newBox(t), newBox(t)
 	out := a.must("", "init", "--cluster", "home", "--node", "n1")
-	for _, want := range []string{"home", "n1", "relevo invite", "written now", a.path("etc/pki")} {
+	for _, want := range []string{"home", "n1", "relevo token create", "written now", a.path("etc/pki")} {
 		if !strings.Contains(out, want) {
 			t.Errorf("init says nothing of %q:\n%s", want, out)
 		}

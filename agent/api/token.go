@@ -1,0 +1,40 @@
+package api
+
+import (
+	"context"
+	"time"
+)
+
+// TokenSpec is which token is wanted.
+type TokenSpec struct {
+	TTL  float64 `json:"ttl_seconds,omitempty"` // 0 = a day
+	Uses int     `json:"uses,omitempty"`        // how many hosts may join with it; 0 = one
+	Node string  `json:"node,omitempty"`        // the only name that may join with it
+	// Replace lets Node take the place of a board of that name, whose certificates end.
+	Replace bool `json:"replace,omitempty"`
+
+	// Between agents: what the voters keep. The command line leaves them empty.
+	ID  string `json:"id,omitempty"`
+	Key []byte `json:"key,omitempty"`
+}
+
+// Tokens are those that let hosts join, or did; newest first.
+type Tokens struct {
+	Tokens []Token `json:"tokens"`
+}
+
+// Token is one, without its secret, which nobody keeps.
+type Token struct {
+	ID      string    `json:"id"`
+	State   string    `json:"state"` // good, expired, used up, revoked
+	Until   time.Time `json:"until"`
+	Uses    int       `json:"uses"`
+	Used    int       `json:"used"`
+	Node    string    `json:"node,omitempty"`
+	Replace bool      `json:"replace,omitempty"`
+	By      string    `json:"by,omitempty"`
+	At      time.Time `json:"at"` // when it was made
+}
+
+// Tokens lists the tokens.
+func (c *Client) Tokens(ctx context.Context) (Tokens, error) { return get[Tokens](ctx, c, "tokens") }

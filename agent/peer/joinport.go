@@ -1,0 +1,116 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+)
+
+// Limits of those who are no members yet. They have shares of their own: whatever they
+// do, a member finds its place.
+const (
+	maxJoining      = 8 // exchanges at a time
+	maxJoiningPerIP = 2
+)
+
+// joinTLS is the configuration towards a host that has no certificate yet.
+func (i *Identity) joinTLS() *tls.Config {
+	cert := *i.cert.Load()
+	cert.Certificate = append(slices.Clone(cert.Certificate), i.ca.Raw)
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientAuth: tls.NoClientCert,
+		NextProtos: []string{ProtoJoin}, SessionTicketsDisabled: true,
+	}
+}
+
+// greeting is the configuration of the accepting side. Who asks to join, and for nothing
+// else, needs no certificate.
+func (p *Port) greeting() *tls.Config {
+	c := p.cfg.Identity.ServerTLS(ProtoHTTP, ProtoRaft, ProtoClient)
+	if p.cfg.Join != nil {
+		c.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			if len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == ProtoJoin {
+				return p.cfg.Identity.joinTLS(), nil
+			}
+			return nil, nil
+		}
+	}
+	return c
+}
+
+// letIn does one exchange with a host that wants to join. Its stranger's place is given
+// back by the caller.
+func (p *Port) letIn(ctx context.Context, c *tls.Conn, at *place) error {
+	if err := at.join(); err != nil {
+		c.SetDeadline(time.Now().Add(time.Second))
+		writeFrame(c, &JoinReply{Code: JoinBusy, Error: "too many hosts ask to join: try again in a minute"})
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	// A slow one has as long as a handshake may take.
+	c.SetDeadline(time.Now().Add(handshakeTimeout))
+	var r JoinRequest
+	if err := readFrame(c, maxJoinRequest, &r); err != nil {
+		return fmt.Errorf("a request to join: %w", err)
+	}
+	s := c.ConnectionState()
+	exporter, err := s.ExportKeyingMaterial(exporterLabel, nil, 32)
+	if err != nil {
+		return err
+	}
+	r.exporter, r.from = exporter, c.RemoteAddr()
+	a := JoinReply{Code: JoinNotUs}
+	if err = r.check(); err != nil {
+		a.Error = "the request to join is not understood: " + err.Error()
+	} else {
+		a = p.cfg.Join(ctx, &r)
+	}
+	c.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err := writeFrame(c, &a); err != nil {
+		return fmt.Errorf("answer %s, which asked to join: %w", r.Node, err)
+	}
+	c.CloseWrite()
+	if a.Error != "" {
+		return fmt.Errorf("%s asked to join with the token %s: %s", r.Node, oneLine([]byte(r.Token), groupSize), a.Error)
+	}
+	return nil
+}
+
+// join turns a stranger's place into a joiner's.
+func (p *place) join() error {
+	a := p.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.joiners >= maxJoining || a.joining[p.ip] >= maxJoiningPerIP {
+		return fmt.Errorf("%d hosts ask to join already, %d of them from %s", a.joiners, a.joining[p.ip], p.ip)
+	}
+	p.free()
+	p.gone, p.joins = false, true
+	a.joiners++
+	a.joining[p.ip]++
+	return nil
+}
+
+// DropNode closes all connections with node, in both directions: it is not believed any
+// more, or has to be asked anew who it is.
+func (p *Port) DropNode(node string) {
+	p.mu.Lock()
+	var conns []net.Conn
+	for c, n := range p.open {
+		if n == node {
+			conns = append(conns, c)
+		}
+	}
+	t := p.callers[node]
+	p.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	if t != nil {
+		t.CloseIdleConnections()
+	}
+}
