@@ -18,11 +18,6 @@ import (
 	"relevo.dev/relevo/agent/quorum"
 )
 
-// denied is told of every attempt at what the role does not allow (api.Config).
-func (a *agent) denied(w api.Who, action string, why error) {
-	a.log.Warn("denied", "action", action, "by", w.Name, "from", w.From, "role", string(w.Role), "why", why)
-}
-
 // How long an access may last.
 const (
 	minAccess = time.Minute
@@ -92,7 +87,6 @@ func (a *agent) AccessCreate(ctx context.Context, r api.AccessRequest) (api.Acce
 		return out, fmt.Errorf("create the access %s: %w", r.Name, err)
 	}
 	x.By, x.At = by, time.Now()
-	a.log.Warn("access given", "name", r.Name, "role", string(r.Role), "until", until, "by", by)
 	return api.AccessCreated{Access: accessOut(x), Cluster: a.id.Cluster(), CA: ca.Raw, Certificate: cert.Raw, Addresses: a.peerAddrs()}, nil
 }
 
@@ -150,7 +144,6 @@ func (a *agent) AccessRevoke(ctx context.Context, name string) (api.Done, error)
 	if _, err := toArbiter(ctx, a.loop, pathAccess, accessChange{Revoke: name, By: by}, a.changeAccess); err != nil {
 		return api.Done{}, fmt.Errorf("revoke the access %s: %w", name, err)
 	}
-	a.log.Warn("access revoked", "name", name, "by", by)
 	return api.Done{Text: name + " is refused from now on, by every member that the voters reach", Term: a.term.Load()}, nil
 }
 

@@ -119,6 +119,7 @@ type agent struct {
 	worker  *worker
 	journal *takeover.Journal
 	api     *api.Server
+	audit   *auditor
 	catalog *catalog.Catalog
 	phased  chan struct{} // kicked when the holder machine moved
 	tagMu   sync.Mutex
@@ -196,6 +197,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if a.journal, err = takeover.OpenJournal(filepath.Join(cfg.DataDir, "takeover.json")); err != nil {
 		return err
 	}
+	a.audit = newAuditor(cfg.DataDir)
 	a.monitor = health.New(a.healthConfig())
 	a.hooks = a.newHooks()
 	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Host: cfg.Node, Log: a.log})
@@ -209,7 +211,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if err := a.buildNet(ctx, key); err != nil {
 		return err
 	}
-	a.api, err = api.Listen(api.Config{Socket: cfg.Socket, Group: "relevo", Others: api.AccessRole(cfg.Access.Others), Denied: a.denied, Listen: cfg.HTTP.Listen, Node: cfg.Node, Source: a, Remote: a.port.Clients(), Grants: a, Log: a.log})
+	a.api, err = api.Listen(api.Config{Socket: cfg.Socket, Group: "relevo", Others: api.AccessRole(cfg.Access.Others), Event: a.asked, Audit: a.Audit, Listen: cfg.HTTP.Listen, Node: cfg.Node, Source: a, Remote: a.port.Clients(), Grants: a, Log: a.log})
 	return err
 }
 
@@ -412,6 +414,7 @@ func (a *agent) run(ctx context.Context) error {
 		g.Go(func() error { return a.hooks.Run(ctx) })
 	}
 	g.Go(func() error { return a.api.Run(ctx) })
+	g.Go(func() error { return a.audits(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })
 	g.Go(func() error { return a.services(ctx) })

@@ -57,12 +57,16 @@ const (
 	pathSeen     = "/v1/seen"
 	pathWho      = "/v1/who"
 	pathCheck    = "/v1/check"
+	pathAudit    = "/v1/audit"
 	pathAccess   = "/v1/access"
 	pathReplica  = "/v1/replica/"
 )
 
 // maxMessage bounds a control message; the largest is a report of a few hundred bytes.
 const maxMessage = 64 << 10
+
+// errLost is why a member that gossip has lost is not asked.
+var errLost = errors.New("it is lost")
 
 var errNoArbiter = errors.New("no arbiter is known: the voters have no quorum, or this host cannot reach them")
 
@@ -91,6 +95,7 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathNote, a.note)
 	handle(mux, pathOrder, a.order)
 	handle(mux, pathAccess, a.changeAccess)
+	handle(mux, pathAudit, a.auditHere)
 	handle(mux, pathProbe, a.probed)
 	handle(mux, pathWho, a.who)
 	handle(mux, pathCatalog, a.tellCatalog)

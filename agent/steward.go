@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/audit"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/member"
 	"relevo.dev/relevo/agent/quorum"
@@ -147,7 +149,7 @@ func (a *agent) factChanged() <-chan struct{} {
 
 // onFact is called by the loop for every new state, before the machines see it.
 func (a *agent) onFact(f lease.Fact) {
-	a.term.Store(max(f.Term, a.term.Load()))
+	was := a.term.Swap(max(f.Term, a.term.Load()))
 	a.factMu.Lock()
 	if a.fact != nil {
 		close(a.fact)
@@ -158,6 +160,7 @@ func (a *agent) onFact(f lease.Fact) {
 	if err == nil && k.Term == f.Term && k.Holder == f.Holder && k.Released == f.Released || f.Term == 0 {
 		return
 	}
+	a.auditTerm(f, was)
 	if a.founder { // the cluster is founded: this host must never found it again
 		if err := os.Remove(filepath.Join(a.cfg.DataDir, "bootstrap")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.log.Error("founder's mark not removed", "err", err)
@@ -352,6 +355,7 @@ func (a *agent) tend(ctx context.Context) {
 			a.log.Warn("voters not changed", "step", string(step.Do), "node", step.Node, "err", err)
 			return
 		}
+		a.audited(audit.Record{By: "the arbiter", Action: string(step.Do), Target: step.Node, Outcome: api.Carried, Why: step.Why})
 	}
 	// The arbiter should not sit on the master: if both are lost at once, a new
 	// arbiter is elected first, and then it waits a whole lease.

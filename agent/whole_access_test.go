@@ -97,6 +97,31 @@ func TestWholeAccess(t *testing.T) {
 			_, err := op.Status(t.Context()) // over the connection that it has
 			return err != nil && strings.Contains(err.Error(), "was revoked")
 		})
+		w.until(10*time.Second, "the audit has it all", func() bool {
+			v, err := w.host("n2").agent.Audit(t.Context())
+			if err != nil || len(v.Failed) > 0 {
+				return false
+			}
+			have := map[string]bool{}
+			for _, r := range v.Records {
+				have[r.Node+" "+r.By+" "+r.Action+" "+r.Target+" "+r.Outcome] = true
+			}
+			for _, want := range []string{
+				"v3 laptop pause  done", "v3 laptop resume --force  denied", "v3 laptop leave  denied", "n2 screen pause  denied",
+				"v3 phone access revoke laptop done", "v3 phone leave  denied",
+			} {
+				if !have[want] {
+					return false
+				}
+			}
+			terms := 0
+			for _, r := range v.Records {
+				if r.Action == "new term" && r.Target == "n1" && r.Term == 1 {
+					terms++
+				}
+			}
+			return terms == 1
+		})
 		// A new access of the same name does not bring the old file back.
 		outside(t, w, "n1", api.AccessRequest{Name: "laptop", Role: api.Admin, Seconds: 3600}, "v3")
 		_, err = op.Status(t.Context())

@@ -82,7 +82,11 @@ func TestEveryRole(t *testing.T) {
 	for role := range rank {
 		for action := range requests() {
 			var denials []string
-			s := &Server{cfg: Config{Source: &fake{}, Denied: func(w Who, a string, _ error) { denials = append(denials, w.Name+" "+a) }}}
+			s := &Server{cfg: Config{Source: &fake{}, Event: func(e Event) {
+				if e.Outcome == Denied {
+					denials = append(denials, e.Who.Name+" "+e.Action)
+				}
+			}}}
 			h := s.guard(s.questions(), func(*http.Request) Who { return Who{Name: "ann", Role: role} })
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, requests()[action])

@@ -43,6 +43,9 @@ func (s *Server) questions() http.Handler {
 	})
 	s.order(mux)
 	s.access(mux)
+	if s.cfg.Audit != nil {
+		answer(mux, "/v1/audit", s.cfg.Audit, func(v *Audit) { some(&v.Records) })
+	}
 	mux.HandleFunc("GET /metrics", s.metrics)
 	return mux
 }

@@ -130,7 +130,15 @@ func (s *Server) order(mux *http.ServeMux) {
 		case who.Role != Admin || o.By == "": // root says for whom sudo acts
 			o.By = who.Name
 		}
+		e := Event{Who: who, Action: o.Action(), Target: o.To, Outcome: Carried, Why: o.Why}
+		if !who.Remote && who.Role == Admin {
+			e.Who.Name = o.By // for whom sudo acts
+		}
 		d, err := s.cfg.Source.Do(r.Context(), o)
+		if err != nil {
+			e.Outcome, e.Why = Refused, err.Error()
+		}
+		s.event(e)
 		if err != nil {
 			fail(w, http.StatusConflict, err.Error())
 			return

@@ -99,16 +99,18 @@ func (s *Server) access(mux *http.ServeMux) {
 		return
 	}
 	answer(mux, "/v1/access", g.AccessList, func(v *AccessList) { some(&v.Access) })
-	change(mux, "/v1/access", g.AccessCreate)
-	change(mux, "/v1/access/revoke", func(ctx context.Context, in struct {
-		Name string `json:"name"`
-	}) (Done, error) {
-		return g.AccessRevoke(ctx, in.Name)
-	})
+	change(mux, "/v1/access", g.AccessCreate, func(in AccessRequest) string { return in.Name + " as " + string(in.Role) })
+	change(mux, "/v1/access/revoke", func(ctx context.Context, in named) (Done, error) { return g.AccessRevoke(ctx, in.Name) },
+		func(in named) string { return in.Name })
 }
 
-// change mounts a request that changes something; who may was seen to by guard.
-func change[In, Out any](mux *http.ServeMux, path string, f func(context.Context, In) (Out, error)) {
+type named struct {
+	Name string `json:"name"`
+}
+
+// change mounts a request that changes something; who may was seen to by guard. target
+// says for the audit whom or what it is about.
+func change[In, Out any](mux *http.ServeMux, path string, f func(context.Context, In) (Out, error), target func(In) string) {
 	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 		var in In
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder))
@@ -117,6 +119,7 @@ func change[In, Out any](mux *http.ServeMux, path string, f func(context.Context
 			fail(w, http.StatusBadRequest, "the request is not understood: "+err.Error())
 			return
 		}
+		concerns(w, target(in))
 		out, err := f(r.Context(), in)
 		if err != nil {
 			fail(w, http.StatusConflict, err.Error())

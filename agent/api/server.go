@@ -35,8 +35,10 @@ type Config struct {
 	// Others is what local users may that are neither root nor in Group: NoAccess or
 	// StatusOnly; "" = NoAccess.
 	Others AccessRole
-	// Denied is told who wanted to do what and may not; nil: nobody is.
-	Denied func(w Who, action string, why error)
+	// Event is told what somebody changed, or wanted to; nil: nobody is. Audit knows all of
+	// it; nil: nobody does.
+	Event func(Event)
+	Audit func(context.Context) (Audit, error)
 	// Listen is ip:port of the read-only listener; "" = off.
 	Listen string
 	// Node is a host name, besides addresses and localhost, under which the

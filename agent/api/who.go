@@ -42,7 +42,7 @@ func (s *Server) guard(h http.Handler, who func(*http.Request) Who) http.Handler
 				return
 			}
 		}
-		h.ServeHTTP(w, r.WithContext(withWho(r.Context(), caller)))
+		s.told(h, w, r.WithContext(withWho(r.Context(), caller)), caller)
 	})
 }
 
@@ -56,11 +56,19 @@ func actionOf(r *http.Request) string {
 	return word
 }
 
+// changeOf is what a request that changes something is called in the audit: its path
+// without the version, "access revoke"; what makes something new has "create" behind.
+func changeOf(r *http.Request) string {
+	words := strings.ReplaceAll(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/v1"), "/"), "/", " ")
+	if words != "" && !strings.Contains(words, " ") {
+		words += " create"
+	}
+	return words
+}
+
 // denied answers, and tells whom it concerns.
 func (s *Server) denied(w http.ResponseWriter, caller Who, action string, err error) {
-	if s.cfg.Denied != nil {
-		s.cfg.Denied(caller, action, err)
-	}
+	s.event(Event{Who: caller, Action: action, Outcome: Denied, Why: err.Error()})
 	fail(w, http.StatusForbidden, err.Error())
 }
 

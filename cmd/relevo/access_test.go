@@ -47,6 +47,13 @@ func (g *grants) AccessRevoke(_ context.Context, name string) (api.Done, error) 
 
 func (g *grants) Granted(string, string) (api.Access, error) { return api.Access{}, errors.New("no") }
 
+func audited(context.Context) (api.Audit, error) {
+	return api.Audit{Records: []api.AuditRecord{
+		{At: now, Node: "n3", Term: 2, By: "laptop", From: "10.77.0.9", Action: "step-down", Target: "n2", Outcome: api.Carried, Why: "new card"},
+		{At: now.Add(-time.Hour), Node: "n1", Term: 1, By: "eve\x1b[2J", From: "the socket, uid 1000", Action: "leave", Outcome: api.Denied, Why: "\"leave\" needs the role admin"},
+	}, Failed: []string{"n2: it is lost"}}, nil
+}
+
 func TestAccess(t *testing.T) {
 	dir := t.TempDir()
 	pki := filepath.Join(dir, "pki")
@@ -54,7 +61,7 @@ func TestAccess(t *testing.T) {
 		t.Fatal(err)
 	}
 	sock := filepath.Join(dir, "s")
-	s, err := api.Listen(api.Config{Socket: sock, Source: &fake{}, Grants: &grants{pki: pki}, Log: slog.New(slog.DiscardHandler)})
+	s, err := api.Listen(api.Config{Socket: sock, Source: &fake{}, Grants: &grants{pki: pki}, Audit: audited, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +93,14 @@ func TestAccess(t *testing.T) {
 	}
 	_, out, errs = relevo(t, nil, "--socket", sock, "access", "list")
 	golden(t, "access", out+errs)
+	local := time.Local
+	time.Local = time.UTC
+	defer func() { time.Local = local }()
+	_, out, errs = relevo(t, nil, "--socket", sock, "history", "--audit")
+	golden(t, "audit", out+errs)
+	if code, out, errs := relevo(t, nil, "--socket", sock, "history", "--audit", "-o", "json"); code != 0 || !strings.Contains(out, `"action": "step-down"`) {
+		t.Errorf("%d %s %s", code, out, errs)
+	}
 	if code, out, errs := relevo(t, nil, "--socket", sock, "access", "revoke", "laptop"); code != 0 || !strings.Contains(out, "refused from now on") {
 		t.Errorf("%d %s %s", code, out, errs)
 	}

@@ -160,15 +160,6 @@ func newServicesCommand(a *app) *cobra.Command {
 	}.command(a)
 }
 
-func newHistoryCommand(a *app) *cobra.Command {
-	return question[api.History]{
-		use:   "history",
-		short: "Tell the changes of master, newest first",
-		ask:   func(ctx context.Context, c *api.Client, _ []string) (api.History, error) { return c.History(ctx) },
-		show:  func(p *page, h api.History, _ []string) { showHistory(p, h) },
-	}.command(a)
-}
-
 func newHealthCommand(a *app) *cobra.Command {
 	return question[api.Health]{
 		use:   "health [NODE]",

@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/audit"
+	"relevo.dev/relevo/agent/lease"
+	"relevo.dev/relevo/agent/member"
+)
+
+// auditor writes down who did what, beside those who do it: a slow SD card holds up
+// nobody's order, and not the loop.
+type auditor struct {
+	log   *audit.Log
+	queue chan audit.Record
+
+	mu     sync.Mutex
+	since  time.Time // of denied
+	denied int       // attempts lately
+}
+
+const (
+	auditQueue = 64
+	// deniedFew bounds the attempts that are written down in a minute: who may do nothing
+	// shall not fill the card, nor push out what mattered.
+	deniedFew = 10
+)
+
+func newAuditor(dir string) *auditor {
+	return &auditor{log: audit.Open(dir), queue: make(chan audit.Record, auditQueue)}
+}
+
+// admit says whether one more denied attempt is written down.
+func (w *auditor) admit(now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now.Sub(w.since) >= time.Minute || now.Before(w.since) {
+		w.since, w.denied = now, 0
+	}
+	w.denied++
+	return w.denied <= deniedFew
+}
+
+// audits writes until ctx ends, and then what is left.
+func (a *agent) audits(ctx context.Context) error {
+	write := func(r audit.Record) {
+		if err := a.audit.log.Append(r); err != nil {
+			a.log.Error("not written to the audit", "action", r.Action, "by", r.By, "err", err)
+		}
+	}
+	for {
+		select {
+		case r := <-a.audit.queue:
+			write(r)
+		case <-ctx.Done():
+			for {
+				select {
+				case r := <-a.audit.queue:
+					write(r)
+				default:
+					return nil
+				}
+			}
+		}
+	}
+}
+
+// audited notes one event, in the journal at once.
+func (a *agent) audited(r audit.Record) {
+	if r.Outcome == api.Denied && !a.audit.admit(time.Now()) {
+		return
+	}
+	r.At, r.Node, r.Term = time.Now().UTC(), a.cfg.Node, a.term.Load()
+	a.log.Warn("audit", "action", r.Action, "target", r.Target, "by", r.By, "from", r.From, "outcome", r.Outcome, "why", r.Why, "term", r.Term)
+	select {
+	case a.audit.queue <- r:
+	default:
+		a.log.Error("the audit is behind: an event is in the journal alone", "action", r.Action)
+	}
+}
+
+// asked is told of everything that somebody wanted to change (api.Config).
+func (a *agent) asked(e api.Event) {
+	a.audited(audit.Record{By: e.Who.Name, From: e.Who.From, Action: e.Action, Target: e.Target, Outcome: e.Outcome, Why: e.Why})
+}
+
+// auditTerm notes a new term: the arbiter that was, or the new holder if it is the same.
+func (a *agent) auditTerm(f lease.Fact, was uint64) {
+	if f.Term == was || f.Released || !a.quorum.IsLeader() {
+		return
+	}
+	r := audit.Record{Action: "new term", Target: f.Holder, Outcome: api.Carried}
+	for _, c := range a.quorum.State().History {
+		if c.Term == f.Term {
+			r.By, r.Why = c.By, c.Reason
+		}
+	}
+	a.audited(r)
+}
+
+type auditReply struct {
+	Records []audit.Record `json:"records"` // newest first
+}
+
+// maxAudit bounds what one member tells, and what is taken of it.
+const maxAudit = 500
+
+// auditHere is what this member wrote down.
+func (a *agent) auditHere(context.Context, string, empty) (auditReply, error) {
+	all, err := a.audit.log.Read()
+	slices.Reverse(all)
+	return auditReply{all[:min(len(all), maxAudit)]}, err
+}
+
+// Audit is what all members wrote down, newest first (api.Config).
+func (a *agent) Audit(ctx context.Context) (api.Audit, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	var out api.Audit
+	var mu sync.Mutex
+	add := func(node string, r auditReply, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			out.Failed = append(out.Failed, node+": "+err.Error())
+			return
+		}
+		for _, x := range r.Records[:min(len(r.Records), maxAudit)] {
+			out.Records = append(out.Records, api.AuditRecord{At: x.At.UTC(), Node: node, Term: x.Term, By: x.By, From: x.From, Action: x.Action, Target: x.Target, Outcome: x.Outcome, Why: x.Why})
+		}
+	}
+	own, err := a.auditHere(ctx, a.cfg.Node, empty{})
+	add(a.cfg.Node, own, err)
+	var wg sync.WaitGroup
+	for _, m := range a.pool.Members() {
+		if m.Node == a.cfg.Node || m.Status == member.Left {
+			continue
+		}
+		if m.Status != member.Alive {
+			add(m.Node, auditReply{}, errLost)
+			continue
+		}
+		wg.Go(func() {
+			var r auditReply
+			err := a.port.PostJSON(ctx, m.Node, pathAudit, empty{}, &r)
+			add(m.Node, r, err)
+		})
+	}
+	wg.Wait()
+	slices.SortStableFunc(out.Records, func(x, y api.AuditRecord) int { return y.At.Compare(x.At) })
+	slices.SortFunc(out.Failed, strings.Compare)
+	return out, nil
+}
