@@ -132,6 +132,7 @@ type agent struct {
 	steps    atomic.Pointer[[]takeover.StepRecord]
 	lost     atomic.Pointer[[]string] // hosts whose Node objects this master marked as lost
 	seen     seenMembers
+	changes  changeCount
 	noticed  notices
 	news     chan struct{}           // a condition of this host changed; buffered by one
 	trouble  atomic.Pointer[trouble] // of this master's API; nil = none
@@ -266,6 +267,7 @@ func (a *agent) buildLoop() error {
 		return err
 	}
 	a.term.Store(known.Term)
+	a.changes.newest = known.Term
 	if a.host == nil {
 		return nil
 	}

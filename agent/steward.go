@@ -150,6 +150,9 @@ func (a *agent) factChanged() <-chan struct{} {
 // onFact is called by the loop for every new state, before the machines see it.
 func (a *agent) onFact(f lease.Fact) {
 	was := a.term.Swap(max(f.Term, a.term.Load()))
+	if a.quorum != nil {
+		a.changes.see(a.quorum.State())
+	}
 	a.factMu.Lock()
 	if a.fact != nil {
 		close(a.fact)

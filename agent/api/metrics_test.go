@@ -6,13 +6,55 @@ import (
 	"fmt"
 	"math"
 	"os/exec"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"relevo.dev/relevo/health"
 )
+
+// full is a report in which nothing is unknown, and a condition of each kind.
+func full() (health.Report, []health.Condition) {
+	var r health.Report
+	fill(reflect.ValueOf(&r).Elem())
+	r.At = time.Unix(1795175000, 0)
+	var cs []health.Condition
+	for i, c := range health.Types() {
+		cs = append(cs, health.Condition{Type: c, Status: health.TruthOf(i%2 == 0)})
+	}
+	return r, cs
+}
+
+// fill gives every value one, and every list an entry.
+func fill(v reflect.Value) {
+	switch v.Interface().(type) {
+	case health.Value:
+		v.Set(reflect.ValueOf(health.Of(1)))
+		return
+	case health.Truth:
+		v.Set(reflect.ValueOf(health.Yes))
+		return
+	case time.Time:
+		v.Set(reflect.ValueOf(time.Unix(1795170000, 0)))
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(v.Field(i))
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(v.Index(0))
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	}
+}
 
 func sample() []Metric {
 	m := health.New(health.Config{DataDir: "/"})
