@@ -38,9 +38,10 @@ type Config struct {
 
 // Client speaks with one API server.
 type Client struct {
-	rest *rest.RESTClient
-	http *http.Client
-	cfg  Config
+	rest      *rest.RESTClient // of core/v1
+	discovery *rest.RESTClient // of discovery.k8s.io/v1
+	http      *http.Client
+	cfg       Config
 }
 
 // maxBody bounds what is read of an answer that is text.
@@ -52,9 +53,11 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 5 * time.Second
 	}
+	if cfg.Dial == nil {
+		cfg.Dial = dial
+	}
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypes(coreV1, &ConfigMap{})
-	metav1.AddToGroupVersion(scheme, coreV1)
+	knownTypes(scheme)
 	rc := &rest.Config{
 		Host:            cfg.URL,
 		APIPath:         "/api",
@@ -78,8 +81,18 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the client of %s: %w", cfg.URL, err)
 	}
-	return &Client{rest: r, http: h, cfg: cfg}, nil
+	disco := *rc
+	disco.APIPath, disco.GroupVersion = "/apis", &discoveryV1
+	d, err := rest.RESTClientForConfigAndClient(&disco, h)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the client of %s: %w", cfg.URL, err)
+	}
+	return &Client{rest: r, discovery: d, http: h, cfg: cfg}, nil
 }
+
+// dial notices within half a minute that the host at the other end is gone: a watch
+// has nothing to say for minutes.
+var dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}}).DialContext
 
 // Close ends its connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }

@@ -23,6 +23,8 @@ import (
 type realAPI struct {
 	t        *testing.T
 	dir, url string
+	server   func() // starts the API server
+	running  map[string]*exec.Cmd
 }
 
 // startReal starts them and waits until the API is ready; they end with the test.
@@ -32,7 +34,7 @@ func startReal(t *testing.T) *realAPI {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &realAPI{t: t, dir: t.TempDir()}
+	r := &realAPI{t: t, dir: t.TempDir(), running: map[string]*exec.Cmd{}}
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -43,10 +45,13 @@ func startReal(t *testing.T) *realAPI {
 	r.url = fmt.Sprintf("https://127.0.0.1:%d", apiPort)
 	r.start(bin.Kine, "--endpoint", "sqlite://"+r.dir+"/state.db?_journal=WAL&cache=shared&_busy_timeout=30000",
 		"--listen-address", fmt.Sprintf("127.0.0.1:%d", kinePort), "--metrics-bind-address", "0")
-	r.start(bin.APIServer, fmt.Sprintf("--etcd-servers=http://127.0.0.1:%d", kinePort), fmt.Sprintf("--secure-port=%d", apiPort),
-		"--bind-address=127.0.0.1", "--cert-dir="+r.dir, "--service-account-key-file="+sa, "--service-account-signing-key-file="+sa,
-		"--service-account-issuer=https://kubernetes.default.svc", "--token-auth-file="+tokens, "--authorization-mode=RBAC",
-		"--service-cluster-ip-range=10.96.0.0/16")
+	r.server = func() {
+		r.start(bin.APIServer, fmt.Sprintf("--etcd-servers=http://127.0.0.1:%d", kinePort), fmt.Sprintf("--secure-port=%d", apiPort),
+			"--bind-address=127.0.0.1", "--cert-dir="+r.dir, "--service-account-key-file="+sa, "--service-account-signing-key-file="+sa,
+			"--service-account-issuer=https://kubernetes.default.svc", "--token-auth-file="+tokens, "--authorization-mode=RBAC",
+			"--service-cluster-ip-range=10.96.0.0/16")
+	}
+	r.server()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	begin := time.Now()
@@ -59,6 +64,21 @@ func startReal(t *testing.T) *realAPI {
 	return r
 }
 
+// stopServer kills the API server; startServer starts it again and waits for it.
+func (r *realAPI) stopServer() {
+	cmd := r.running["kube-apiserver"]
+	cmd.Process.Kill()
+	cmd.Wait()
+}
+
+func (r *realAPI) startServer() {
+	r.t.Helper()
+	r.server()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+	defer cancel()
+	ok(r.t, r.client("secret", "").WaitReady(ctx))
+}
+
 func (r *realAPI) file(name, text string) string {
 	p := filepath.Join(r.dir, name)
 	ok(r.t, os.WriteFile(p, []byte(text), 0o600))
@@ -69,10 +89,11 @@ func (r *realAPI) file(name, text string) string {
 func (r *realAPI) start(path string, args ...string) {
 	name := filepath.Base(path)
 	cmd := exec.Command(path, args...)
-	log, err := os.Create(filepath.Join(r.dir, name+".log"))
+	log, err := os.OpenFile(filepath.Join(r.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	ok(r.t, err)
 	cmd.Stdout, cmd.Stderr = log, log
 	ok(r.t, cmd.Start())
+	r.running[name] = cmd
 	r.t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
