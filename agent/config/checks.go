@@ -15,6 +15,7 @@ func (d *decoder) finish(c *Config, hostname func() (string, error)) {
 	d.nodeName(c, hostname)
 	d.joinPorts(c)
 	d.ports(c)
+	d.kubernetesAPI(c)
 	if c.Candidate != nil {
 		if c.Candidate.KubernetesNode == "" {
 			c.Candidate.KubernetesNode = c.Node
@@ -85,25 +86,8 @@ func (d *decoder) ports(c *Config) {
 }
 
 func (d *decoder) credentials(c *Config) {
-	const base = "candidate.control_plane.api."
 	a := c.Candidate.ControlPlane.API
-	if strings.HasPrefix(a.URL, "https:") {
-		n := d.at["candidate.control_plane.api"]
-		if a.CAFile == "" && !d.failed(base+"ca_file") {
-			d.fail(n, base+"ca_file", "is missing: without the cluster's CA the agent cannot tell its API server from another")
-		}
-		if a.TokenFile == "" && a.ClientCertFile == "" && a.ClientKeyFile == "" && !d.failed(base+"token_file") && !d.failed(base+"client_cert_file") {
-			d.fail(n, base+"token_file", "is missing: token_file, or client_cert_file with client_key_file, is needed to prove that the API works")
-		}
-	}
-	switch {
-	case a.ClientCertFile != "" && a.ClientKeyFile == "":
-		d.fail(d.at[base+"client_cert_file"], base+"client_cert_file", "has no key: client_key_file is needed with it")
-	case a.ClientKeyFile != "" && a.ClientCertFile == "":
-		d.fail(d.at[base+"client_key_file"], base+"client_key_file", "has no certificate: client_cert_file is needed with it")
-	case a.ClientCertFile != "" && a.TokenFile != "":
-		d.fail(d.at[base+"token_file"], base+"token_file", "is given beside client_cert_file: one of the two is allowed")
-	}
+	d.credentialsOf("candidate.control_plane.api", KubernetesAPI{a.URL, a.CAFile, a.TokenFile, a.ClientCertFile, a.ClientKeyFile}, "is needed to prove that the API works")
 }
 
 // within says whether path is dir or lies in it.

@@ -53,6 +53,8 @@ type Config struct {
 	Fence Fence
 	// Health is where the conditions of this host begin.
 	Health Health
+	// Kubernetes is what the agent shows of the cluster, and to it.
+	Kubernetes Kubernetes
 	// Socket is the unix socket for the CLI. Absolute, at most 100 bytes.
 	Socket string
 	Access Access
@@ -213,6 +215,7 @@ func defaults() *Config {
 		Access:       Access{Others: OthersNone},
 		Log:          Log{Level: slog.LevelInfo},
 		Health:       healthDefaults(),
+		Kubernetes:   kubernetesDefaults(),
 	}
 }
 

@@ -151,6 +151,11 @@ var errorCases = []struct {
 	{"health", head + "health: {hot_celsius: 20}\n", []string{`relevo.yaml:2:23: health.hot_celsius: 20 is out of range: 40 to 120 are allowed`}},
 	{"health float", head + "health: {disk_free_percent: 2.5}\n", []string{`health.disk_free_percent: is the number "2.5": a whole number from 0 to 50 is needed`}},
 	{"health probe", head + "health: {probe: 1m}\n", []string{`health.probe: "1m" is too short: 10m to 24h are allowed`}},
+	{"kubernetes", head + "kubernetes: {services: some, namespaces: [Lan], selector: 'a=b=c', node: 'N 1'}\n", []string{
+		`kubernetes.services: "some" is not known`, `kubernetes.namespaces[0]: "Lan" is no namespace`, `kubernetes.selector: "a=b=c" is no label selector`, `kubernetes.node: "N 1" can be no Node's name`}},
+	{"kubernetes api", head + "kubernetes: {api: {url: 'https://10.0.0.1:6443'}}\n", []string{`kubernetes.api.ca_file: is missing`, `kubernetes.api.token_file: is missing`}},
+	{"kubernetes api without url", head + "kubernetes: {api: {token_file: /t}}\n", []string{`kubernetes.api.url: is missing`}},
+	{"kubernetes conditions", head + "kubernetes: {conditions: true}\n", []string{`kubernetes.conditions: needs kubernetes.api`}},
 	{"health key", head + "health: {hot: 70}\n", []string{`relevo.yaml:2:10: health: unknown key "hot": known here are disk_free_percent,`}},
 	{"place", head + "vip: {address: 1.2.3.4/8}\n", []string{`relevo.yaml:2:1: unknown key "vip": it belongs into a section, as candidate.vip`}},
 	{"unknown", head + "colour: red\n", []string{`relevo.yaml:2:1: unknown key "colour": known here are cluster, node,`}},

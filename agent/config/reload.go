@@ -3,7 +3,7 @@ package config
 import "reflect"
 
 // Reload takes over from next what an agent can change while it runs: log.level,
-// max_lag, max_failovers, fence, health (but for its probe), join, candidate.priority,
+// max_lag, max_failovers, fence, health (but for its probe), kubernetes, join, candidate.priority,
 // candidate.never and candidate.replica.verify_interval. It returns
 // what the agent runs with from now on, and the keys that next changes and that wait
 // for a restart.
@@ -13,6 +13,7 @@ func (c *Config) Reload(next *Config) (now *Config, waiting []string) {
 	probe := c.Health.Probe
 	n.Health = next.Health
 	n.Health.Probe = probe
+	n.Kubernetes = next.Kubernetes
 	if c.Candidate != nil && next.Candidate != nil {
 		cand := *c.Candidate
 		cand.Priority, cand.Never = next.Candidate.Priority, next.Candidate.Never

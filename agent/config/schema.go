@@ -63,6 +63,7 @@ func schema(c *Config) []field {
 			}
 		}),
 		section("health", func() []field { return health(&c.Health) }),
+		section("kubernetes", func() []field { return kubernetes(&c.Kubernetes) }),
 		value("socket", socketPath(&c.Socket)),
 		section("access", func() []field {
 			return []field{value("others", oneOf(&c.Access.Others, OthersNone, OthersStatus))}
