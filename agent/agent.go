@@ -65,6 +65,8 @@ type Options struct {
 	Machine uint64
 	// Probe asks the API at address:port through the network; nil = https.
 	Probe func(ctx context.Context, target string) error
+	// Services follows the Services of Kubernetes, and gives what ends it; nil = client-go.
+	Services func(cfg config.Kubernetes, api config.KubernetesAPI) (serviceSource, func(), error)
 	// Fence asks a device to switch a host off; nil = fence.command.
 	Fence func(ctx context.Context, o fenceOrder) error
 }
@@ -121,7 +123,9 @@ type agent struct {
 	api     *api.Server
 	audit   *auditor
 	catalog *catalog.Catalog
-	phased  chan struct{} // kicked when the holder machine moved
+	phased  chan struct{}          // kicked when the holder machine moved
+	onDuty  chan struct{}          // the same, for who shows the Services of Kubernetes
+	condErr atomic.Pointer[string] // why conditions are not written to Kubernetes; nil, "" = they are
 	tagMu   sync.Mutex
 
 	turned   atomic.Int64  // when the loop turned last, on clock
@@ -423,6 +427,8 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.catalog.Run(ctx) })
 	g.Go(func() error { return a.probes(ctx) })
 	g.Go(func() error { return a.endIfHung(ctx) })
+	g.Go(func() error { return a.kubernetes(ctx) })
+	g.Go(func() error { return a.nodeConditions(ctx) })
 	g.Go(func() error { return a.reloads(ctx) })
 	if a.host != nil {
 		g.Go(func() error { return a.worker.run(ctx, !active) })

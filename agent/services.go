@@ -32,7 +32,7 @@ func (a *agent) buildCatalog() {
 			return out, a.port.PostJSON(ctx, node, pathCatalog, have, &out)
 		},
 	})
-	a.phased = make(chan struct{}, 1)
+	a.phased, a.onDuty = make(chan struct{}, 1), make(chan struct{}, 1)
 }
 
 func (a *agent) catalogMembers() []catalog.Member {

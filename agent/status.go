@@ -185,6 +185,9 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 			warn("the service "+p.Name+" is not announced", p.Reason, "")
 		}
 	}
+	if e := a.condErr.Load(); e != nil && *e != "" {
+		warn("this host's conditions are not written to Kubernetes", *e, "")
+	}
 	slices.SortStableFunc(out, func(x, y api.Problem) int {
 		return cmp.Or(cmp.Compare(x.Severity, y.Severity), 0)
 	})

@@ -188,6 +188,10 @@ func (a *agent) onPhase(p lease.Phase, term uint64) {
 	case a.phased <- struct{}{}:
 	default:
 	}
+	select {
+	case a.onDuty <- struct{}{}:
+	default:
+	}
 }
 
 // finished is called by the worker after a promotion.

@@ -83,7 +83,7 @@ func newRootCommand(a *app) *cobra.Command {
 		{"ask", []*cobra.Command{newStatusCommand(a), newMembersCommand(a), newServicesCommand(a), newHealthCommand(a), newHistoryCommand(a), newExplainCommand(a)}},
 		{"act", append(newOrderCommands(a), newReplicaCommand(a))},
 		{"build", []*cobra.Command{newInitCommand(), newJoinCommand(), newTokenCommand(a), newInviteCommand(), newAccessCommand(a)}},
-		{"host", []*cobra.Command{newAgentCommand(a), newConfigCommand(a), newLeaseCommand(), newFenceCommand(), newDoctorCommand(a), newDiffLostCommand(a), newVersionCommand(a)}},
+		{"host", []*cobra.Command{newAgentCommand(a), newConfigCommand(a), newKubernetesCommand(a), newLeaseCommand(), newFenceCommand(), newDoctorCommand(a), newDiffLostCommand(a), newVersionCommand(a)}},
 	} {
 		for _, c := range g.cmds {
 			c.GroupID = g.id
