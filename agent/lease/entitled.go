@@ -17,11 +17,17 @@ func (a *Arbiter) mayRenew(r Renewal) string {
 		return r.From + " is being switched off by the fence"
 	case a.changing != 0:
 		return "the voters are noting that the holder is another machine called " + r.From
+	case r.Machine != a.fact.Machine && a.unserved() && !offMachine:
+		return "another machine called " + r.From + " was named the first master, and may run its control plane without a lease: if it is surely off, `relevo failover --force --to " + r.From + "`"
 	case r.Machine != a.fact.Machine && !offMachine:
 		return "another machine called " + r.From + " has the lease: give each host a name of its own, or wait until that lease has surely run out"
 	}
 	return ""
 }
+
+// unserved: no master ever served. The first one may have been running its control plane
+// before there was a lease, and goes on until its first renewal: no wait ends that.
+func (a *Arbiter) unserved() bool { return a.fact.Served == 0 }
 
 // free is when the lease has surely run out (S3).
 func (a *Arbiter) free() Time { return max(a.lastAck, a.since) + a.tm.Wait() }
@@ -47,7 +53,7 @@ func (a *Arbiter) fenceFrom() Time {
 
 // changeMachine names another machine of the holder's name in its place (its SD card was
 // put into a new board), when the old one's lease has surely run out. In a paused cluster
-// it never has. What was proposed once is proposed until it is committed: its fate must be
+// it never has, and before the first master served nobody knows whether it had one. What was proposed once is proposed until it is committed: its fate must be
 // known before anybody is acknowledged.
 func (a *Arbiter) changeMachine(now Time, r Renewal) []Action {
 	if !a.leading || a.proposed != 0 || a.fencing != 0 || a.releasing == r.Term || !a.fact.names(r.From, r.Term) {
@@ -56,7 +62,7 @@ func (a *Arbiter) changeMachine(now Time, r Renewal) []Action {
 	if r.Machine != a.fact.Machine && now < a.free() {
 		a.rival = now
 	}
-	if a.fact.Pause != Running && !offMachine {
+	if (a.fact.Pause != Running || a.unserved()) && !offMachine {
 		return nil
 	}
 	if now < a.changeAt || a.changing == 0 && (r.Machine == a.fact.Machine || now < a.free()) {

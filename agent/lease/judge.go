@@ -220,8 +220,8 @@ func (a *Arbiter) choose(now Time, forced bool, j *Judgement) string {
 	}
 	var best *report
 	for _, r := range a.fresh(now) {
-		if r.Node == a.fact.Holder && !a.fact.Released {
-			continue
+		if r.Node == a.fact.Holder && !a.fact.Released && !(forced && r.Node == wish && r.Machine != a.fact.Machine) {
+			continue // but for another machine of its name, by the word of a person
 		}
 		if why := a.usable(now, r); why != "" && !(forced && r.Node == wish) {
 			j.Why = append(j.Why, r.Node+": "+why)
