@@ -141,8 +141,8 @@ type agent struct {
 	news     chan struct{}           // a condition of this host changed; buffered by one
 	trouble  atomic.Pointer[trouble] // of this master's API; nil = none
 	seenHere observed
-	drained  drain
 	trust    trust
+	handover handover
 	checks   checks
 	factMu   sync.Mutex
 	fact     chan struct{} // closed and forgotten at every change of the replicated state
@@ -264,7 +264,7 @@ func (a *agent) buildLoop() error {
 			a.notify.Pulse(next)
 		},
 		saw: a.seenHere.note, fence: a.switchOff, fenceLimit: func() time.Duration { return a.cfg.LeaseTTL/3 + a.live.Load().Fence.Timeout + 2*time.Second },
-		trouble: a.troubles, onFact: a.onFact, onPhase: a.onPhase, report: a.candidate, drain: a.drain, ownRevision: a.ownRev.Load,
+		trouble: a.troubles, onFact: a.onFact, onPhase: a.onPhase, report: a.candidate, holds: a.handover.holds, drain: a.drain, ownRevision: a.ownRev.Load,
 	}
 	known, err := readKnown(a.knownPath())
 	if err != nil {
@@ -443,7 +443,7 @@ func (a *agent) run(ctx context.Context) error {
 		case <-ctx.Done(): // a part failed
 		case <-asked.Done():
 			a.notify.Stopping()
-			a.handOver(ctx)
+			a.handOver(ctx, "the agent was stopped")
 		}
 		a.log.Info("agent stops")
 		stop()

@@ -59,6 +59,8 @@ const (
 	pathCheck    = "/v1/check"
 	pathAudit    = "/v1/audit"
 	pathAccess   = "/v1/access"
+	pathProve    = "/v1/switchover/prove"
+	pathTarget   = "/v1/switchover/target"
 	pathReplica  = "/v1/replica/"
 )
 
@@ -97,6 +99,8 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathAccess, a.changeAccess)
 	handle(mux, pathAudit, a.auditHere)
 	handle(mux, pathProbe, a.probed)
+	handle(mux, pathProve, a.prove)
+	handle(mux, pathTarget, a.targetChecks)
 	handle(mux, pathWho, a.who)
 	handle(mux, pathCatalog, a.tellCatalog)
 	a.trustHandlers(mux)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"relevo.dev/relevo/agent/replica/files"
 	"relevo.dev/relevo/agent/replica/kine"
@@ -21,6 +22,7 @@ type dataset struct {
 	copy     string   // the standby's copy of the master's
 	mirror   string   // the standby's mirror of the identity
 	identity []string // what belongs to it
+	ca       string   // the API's CA; "" = it is asked without TLS
 	// source lets go of the database while it is moved.
 	source interface {
 		Pause()
@@ -53,7 +55,19 @@ func (d *dataset) Verify(ctx context.Context) error {
 			return fmt.Errorf("make the folder of the datastore: %w", err)
 		}
 	}
-	return kine.CheckSpace(d.copy, d.path)
+	if err := d.Certificates(time.Now()); err != nil {
+		return err
+	}
+	return d.Room(ctx)
+}
+
+// Room finds out whether there is room for the copy at the datastore's path.
+func (d *dataset) Room(context.Context) error {
+	path := d.path
+	if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) && d.base != "" {
+		path = filepath.Join(d.base, filepath.Base(path)) // Verify makes the folders below it
+	}
+	return kine.CheckSpace(d.copy, path)
 }
 
 // Aside keeps what lies at the control plane's path.

@@ -29,6 +29,9 @@ type Host struct {
 	// Restarting says whether who stops the agent starts it again at once, as an
 	// upgrade does: then the control plane is left alone. nil: never.
 	Restarting func(ctx context.Context) bool
+	// Blocked tells who asks at the moment that this host is not restarted; nil: nobody
+	// can be asked.
+	Blocked func(ctx context.Context) ([]string, error)
 	// Prepare runs once at start, before anything is decided: drop-ins, leftovers.
 	Prepare func(ctx context.Context) error
 }
@@ -66,6 +69,10 @@ type Copy interface {
 	// Compare finds where it differs from the master's datastore; an error says that
 	// they could not be compared.
 	Compare(ctx context.Context, limit int) (kine.Comparison, error)
+	// Prove compares the checksums of all revisions above one, up to another, for which it
+	// waits; or, with 0, up to what both have. An error if they differ, or could not be
+	// compared.
+	Prove(ctx context.Context, after, upTo int64) (replica.Proof, error)
 	// Anew sets it aside and has it copied again.
 	Anew(ctx context.Context, why string) error
 }

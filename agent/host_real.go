@@ -90,7 +90,7 @@ func DataParts(h HostConfig) (*replica.Source, *replica.Follower, Data) {
 		Dir: filepath.Join(h.Config.DataDir, "replica"), Cluster: h.ClusterID, Term: h.Term, Get: h.Follow,
 		Identity: cp.Identity, Clock: h.Clock, Log: h.Log, SyncEvery: h.Config.Candidate.Replica.SyncInterval,
 	})
-	return source, follower, &dataset{path: cp.Datastore.Path, base: cp.DataDir, copy: follower.CopyPath(), mirror: follower.MirrorDir(), identity: cp.Identity, source: source}
+	return source, follower, &dataset{path: cp.Datastore.Path, base: cp.DataDir, copy: follower.CopyPath(), mirror: follower.MirrorDir(), identity: cp.Identity, ca: cp.API.CAFile, source: source}
 }
 
 // timerGuard is PID 1.

@@ -58,7 +58,8 @@ type loop struct {
 	onFact      func(lease.Fact) // the outside's interest in each new state
 	onPhase     func(p lease.Phase, term uint64)
 	ownRevision func() uint64
-	drain       func(ctx context.Context, term uint64, to string) bool
+	holds       func(term uint64) bool // a term whose end is being prepared is kept meanwhile
+	drain       func(ctx context.Context, r lease.Release) (lease.Release, bool)
 	facts       lease.Fact
 	counted     uint64       // newest change of the history that failovers has looked at
 	known       *lease.Fact  // from disk, told to the machine first
@@ -323,10 +324,18 @@ func (l *loop) do(ctx context.Context, a lease.Action) {
 		l.saw("kills its control plane: %s", a.Why)
 		l.worker.kill()
 	case lease.Release:
-		l.call(ctx, 2*l.tm.Renew(), func(ctx context.Context) {
-			if !l.drain(ctx, a.Term, a.To) {
-				l.log.Info("waiting for a standby to have everything before the term is given back", "term", a.Term)
-			} else if err := l.release(ctx, a); err != nil {
+		if l.holds(a.Term) {
+			// Nothing runs, and an answer extends nothing; but the term is not given away.
+			l.sendRenewal(ctx, lease.SendRenewal{Term: a.Term, Epoch: l.facts.Epoch})
+		}
+		l.call(ctx, drainLimit+l.tm.TTL, func(ctx context.Context) {
+			a, done := l.drain(ctx, a)
+			if !done {
+				return // another call is at it
+			}
+			ctx, cancel := context.WithTimeout(ctx, 2*l.tm.Renew())
+			defer cancel()
+			if err := l.release(ctx, a); err != nil {
 				l.log.Warn("release not delivered yet", "term", a.Term, "err", err)
 			}
 		})

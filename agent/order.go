@@ -16,7 +16,7 @@ import (
 )
 
 // Do carries out what a person on this host asked for (api.Source): it goes to who
-// can do it, the holder for a step-down, the arbiter for the rest.
+// can do it, the holder for a switchover, the arbiter for the rest.
 func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 	o.By += "@" + a.cfg.Node
 	a.log.Warn("order", "verb", string(o.Verb), "to", o.To, "force", o.Force, "by", o.By, "why", o.Why)
@@ -30,11 +30,11 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 	case api.VerbTokenCreate:
 		return a.createToken(ctx, o)
 	}
-	if o.Verb == api.VerbStepDown {
+	if o.Verb == api.VerbSwitchover || o.Verb == api.VerbStepDown {
 		s := a.quorum.State()
 		switch {
 		case s.Holder == "" || s.Released:
-			return api.Done{}, errors.New("there is no master that could step down")
+			return api.Done{}, errors.New("there is no master that could hand over")
 		case s.Holder == a.cfg.Node:
 			return a.order(ctx, a.cfg.Node, o)
 		}
@@ -70,38 +70,12 @@ func (a *agent) order(ctx context.Context, from string, o api.Order) (api.Done, 
 		return d, a.quorum.Apply(ctx, quorum.Acknowledge(s.Term))
 	case api.VerbFailover:
 		return a.orderFailover(ctx, o, d)
-	case api.VerbStepDown:
-		return a.orderStepDown(ctx, o, d)
+	case api.VerbSwitchover, api.VerbStepDown:
+		return a.orderSwitchover(ctx, o, d)
 	case api.VerbTokenCreate, api.VerbTokenRevoke:
 		return a.orderToken(ctx, o, d)
 	}
 	return d, fmt.Errorf("this agent does not know how to %q: is it older than the one that asks?", o.Verb)
-}
-
-// orderStepDown is asked of the holder.
-func (a *agent) orderStepDown(ctx context.Context, o api.Order, d api.Done) (api.Done, error) {
-	if a.host == nil || a.phase() != lease.Master {
-		return d, fmt.Errorf("%s is not the master", a.cfg.Node)
-	}
-	if p := a.quorum.State().Pause.Phase; p != quorum.Running {
-		return d, fmt.Errorf("the cluster is %s: nobody would follow; `relevo resume` first", p)
-	}
-	j, err := a.askArbiter(ctx)
-	if err != nil {
-		return d, err
-	}
-	if o.To == a.cfg.Node {
-		return d, fmt.Errorf("%s is the master already", o.To)
-	}
-	if o.To != "" && !slices.ContainsFunc(j.Notes, func(n string) bool { return strings.HasPrefix(n, o.To+": ready") }) {
-		return d, fmt.Errorf("%s is not ready to take over: %s", o.To, cmp.Or(noteOf(j.Notes, o.To), "the arbiter does not hear of it as a candidate"))
-	}
-	if !j.Possible && !o.Force {
-		return d, fmt.Errorf("nobody is ready to take over: %s; --force stops the master all the same", strings.Join(j.Why, "; "))
-	}
-	d.Text = fmt.Sprintf("%s gives term %d back, as soon as a standby has everything", a.cfg.Node, d.Term)
-	a.loop.post(ctx, lease.StepDown{Term: d.Term, Why: "step-down asked for by " + o.By + because(o.Why), To: o.To})
-	return d, nil
 }
 
 // leave takes this host out of the cluster.
@@ -114,7 +88,7 @@ func (a *agent) leave(ctx context.Context, o api.Order) (api.Done, error) {
 	// Longer than a question may take: the person waits, and so does `apt remove`.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOverLimit(a.cfg.LeaseTTL))
 	defer cancel()
-	a.handOver(ctx)
+	a.handOver(ctx, a.cfg.Node+" leaves the cluster")
 	if a.quorum.IsLeader() {
 		if to := a.heir(); to != "" {
 			if err := a.quorum.TransferTo(ctx, to); err != nil {
@@ -186,7 +160,7 @@ func (a *agent) orderFailover(ctx context.Context, o api.Order, d api.Done) (api
 			err = errors.New("the arbiter has just changed and has not heard everybody yet: try again in some seconds")
 			return
 		case alive && !s.Released:
-			err = fmt.Errorf("%s is alive and renews its lease: `relevo step-down` moves the mastership without loss", s.Holder)
+			err = fmt.Errorf("%s is alive and renews its lease: `relevo switchover` moves the mastership without loss", s.Holder)
 			return
 		case s.Pause.Phase != quorum.Running:
 			err = fmt.Errorf("the cluster is %s: `relevo resume` first (--force, if the holder is surely off)", s.Pause.Phase)

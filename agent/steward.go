@@ -386,39 +386,3 @@ func (a *agent) tend(ctx context.Context) {
 		a.log.Warn("the arbiter stays on the master", "err", err)
 	}
 }
-
-// handOver gives the term back before the agent stops, so that a standby takes over
-// now and has everything, and not when the lease has run out. If the agent only
-// restarts, and while the cluster is paused, the control plane is left alone.
-func (a *agent) handOver(ctx context.Context) {
-	if a.host == nil || a.phase() == lease.Standby {
-		return
-	}
-	if a.host.Restarting != nil && a.host.Restarting(ctx) {
-		a.log.Info("the agent restarts: the control plane keeps running on its lease")
-		return
-	}
-	if a.quorum.State().Pause.Phase != "" {
-		a.log.Info("the cluster is paused: the control plane keeps running")
-		return
-	}
-	a.log.Info("giving the term back before the agent stops", "term", a.term.Load())
-	// The holder machine gives up waiting for a standby by itself, well before this.
-	ctx, cancel := context.WithTimeout(ctx, handOverLimit(a.cfg.LeaseTTL))
-	defer cancel()
-	a.loop.post(ctx, lease.StepDown{Term: a.term.Load(), Why: "the agent was stopped"})
-	t := time.NewTicker(20 * time.Millisecond)
-	defer t.Stop()
-	for a.phase() != lease.Standby {
-		select {
-		case <-ctx.Done():
-			a.log.Error("the term was not given back in time: the fence looks after the control plane", "phase", a.phase().String())
-			return
-		case <-t.C:
-		}
-	}
-}
-
-// handOverLimit bounds an orderly stop; TimeoutStopSec= of the unit is longer than
-// that of the default lease.
-func handOverLimit(ttl time.Duration) time.Duration { return 6 * ttl }

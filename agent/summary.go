@@ -160,39 +160,3 @@ func (a *agent) tellNote(ctx context.Context, n noteRequest) error {
 	_, err := toArbiter(ctx, a.loop, pathNote, n, a.note)
 	return err
 }
-
-// drain holds a planned release back until a standby has everything: after the
-// control plane stopped, its log is still being read. It gives up after a while:
-// then the standbys have what they have.
-type drain struct {
-	mu    sync.Mutex
-	term  uint64
-	since time.Time
-}
-
-const drainLimit = 15 * time.Second
-
-func (a *agent) drain(ctx context.Context, term uint64, to string) (done bool) {
-	d := &a.drained
-	d.mu.Lock()
-	if d.term != term {
-		d.term, d.since = term, time.Now()
-	}
-	late := time.Since(d.since) > drainLimit
-	d.mu.Unlock()
-	own, err := a.host.Data.OwnRevision(ctx)
-	if err == nil {
-		a.ownRev.Store(own)
-	}
-	if late || err != nil || own == 0 || a.serving.Load() == 0 {
-		return true
-	}
-	answers, _ := a.askAll(ctx)
-	for node, s := range answers {
-		if node != a.cfg.Node && s.Standby != nil && s.Standby.Revision != nil && *s.Standby.Revision >= own && (to == "" || to == node) {
-			a.log.Info("a standby has everything", "node", node, "revision", own)
-			return true
-		}
-	}
-	return false
-}

@@ -39,6 +39,7 @@ type testHost struct {
 	note       lease.Lease // in /run
 	own, copy  dataState   // on disk
 	fresh      lease.Time
+	stale      bool // the follower stands still
 	guard      *time.Timer
 	hang       chan struct{} // notes of the lease are not written until it is closed; nil = they are
 	exited     int           // code with which the agent ended itself
@@ -233,7 +234,7 @@ func (h *testHost) deaf() {
 func (h *testHost) real(hc HostConfig) (*Host, error) {
 	return &Host{
 		ControlPlane: (*testPlane)(h), Data: (*testData)(h), API: (*testAPI)(h), LeaseNote: (*testNote)(h), Guard: (*testGuard)(h),
-		Follower: &testFollower{h, hc}, Source: &testSource{h, hc},
+		Follower: &testFollower{h, hc}, Source: &testSource{h, hc}, Copy: &testCopy{h, hc},
 		Prepare: func(context.Context) error { return nil },
 		Restarting: func(context.Context) bool {
 			h.mu.Lock()
@@ -437,7 +438,7 @@ func (f *testFollower) Run(ctx context.Context) error {
 		asked := f.h.w.now()
 		d, err := f.get(ctx)
 		f.h.mu.Lock()
-		if err == nil && !f.h.off && d.Term >= f.h.copy.Term {
+		if err == nil && !f.h.off && !f.h.stale && d.Term >= f.h.copy.Term {
 			f.h.copy, f.h.fresh = d, asked
 		}
 		f.h.mu.Unlock()

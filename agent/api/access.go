@@ -45,6 +45,7 @@ var Rules = []Rule{
 	{"doctor", Viewer, "what the other hosts see of this one"},
 	{string(VerbPause), Operator, "stop automatic promotion"},
 	{string(VerbResume), Operator, "end a pause"},
+	{string(VerbSwitchover), Operator, "move the mastership to a standby, without loss, or look whether that would work"},
 	{string(VerbStepDown), Operator, "move the mastership to a standby, without loss"},
 	{string(VerbFailover), Operator, "promote a ready standby when no master is alive"},
 	{string(VerbAcknowledge), Operator, "let the failovers so far not count any more"},

@@ -18,7 +18,7 @@ const (
 	// VerbResume ends a pause, after the holder has shown that it knows. With Force the
 	// person vouches that no holder runs any more.
 	VerbResume Verb = "resume"
-	// VerbStepDown moves the mastership off the present master without loss.
+	// VerbStepDown is VerbSwitchover; with Force the master stops even if nobody can follow.
 	VerbStepDown Verb = "step-down"
 	// VerbFailover gives the next term away when nobody is promoted by itself. With Force
 	// neither readiness, nor lag, nor the flap limit, nor the number of voters counts.
@@ -46,6 +46,8 @@ type Order struct {
 	Why   string `json:"why,omitempty"`
 	Force bool   `json:"force,omitempty"`
 	Keep  bool   `json:"keep,omitempty"` // only compare
+	// DryRun only looks whether a switchover would be done.
+	DryRun bool `json:"dry_run,omitempty"`
 	// By is who asks, as the command line knows it (sudo hides it from the agent).
 	By string `json:"by,omitempty"`
 	// Token of VerbTokenCreate; nil = the defaults.
@@ -56,6 +58,8 @@ type Order struct {
 type Done struct {
 	Text string `json:"text"` // what was done, and what follows
 	Term uint64 `json:"term"` // the newest term before it
+	// Plan is the answer to VerbSwitchover.
+	Plan *Plan `json:"plan,omitempty"`
 	// Verified is the answer to VerbVerify, by node.
 	Verified []Verification `json:"verified,omitempty"`
 	// Token is what a new host needs, a secret. It is told once.

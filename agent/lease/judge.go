@@ -147,7 +147,7 @@ func (a *Arbiter) judgeFirst(now Time, j *Judgement) {
 // resting: who has just given the term back does not get it again at once; a
 // promotion that fails must not be repeated in a tight circle.
 func (a *Arbiter) resting(now Time, r report) bool {
-	return a.releasedWithin(now, r, 2*a.tm.TTL)
+	return !a.wantedBack(now) && a.releasedWithin(now, r, 2*a.tm.TTL)
 }
 
 func (a *Arbiter) releasedWithin(now Time, r report, d time.Duration) bool {
@@ -179,10 +179,20 @@ func (a *Arbiter) lag(r report) (lag time.Duration, known bool) {
 	return max(0, a.served-(r.at-r.FreshAge)), true
 }
 
+// wantedBack: the holder gave its term back for a planned change, found that nobody else
+// has all that it has, and asks for the next term itself. Anybody else would lose writes,
+// so it is waited for, for as long as an unheard holder is waited for after a blackout.
+func (a *Arbiter) wantedBack(now Time) bool {
+	at, ok := a.released[a.fact.Holder]
+	return a.fact.Released && a.toldTo == a.fact.Holder && ok && now < at+a.tm.Blackout()
+}
+
 // usable says why a standby may not be chosen, "" if it may.
 func (a *Arbiter) usable(now Time, r report) string {
 	lag, known := a.lag(r)
 	switch {
+	case a.wantedBack(now) && r.Node != a.fact.Holder:
+		return "only " + a.fact.Holder + " has everything, and is waited for"
 	case a.resting(now, r):
 		return "gave the term back a moment ago"
 	case !r.Ready:

@@ -133,6 +133,24 @@ func (a *Address) Announce(ctx context.Context) error {
 	return a.announce(ctx, l)
 }
 
+// Hardware is the Ethernet address of the interface that the address is for.
+func (a *Address) Hardware() (net.HardwareAddr, error) {
+	l, err := a.link()
+	if err != nil {
+		return nil, err
+	}
+	return l.Attrs().HardwareAddr, nil
+}
+
+// Owner asks who answers for the address, this host aside; nil = nobody.
+func (a *Address) Owner(ctx context.Context) (net.HardwareAddr, error) {
+	l, err := a.link()
+	if err != nil {
+		return nil, err
+	}
+	return a.Probe(ctx, l)
+}
+
 // waitFree waits until nobody answers for the address, or patience is over.
 func (a *Address) waitFree(ctx context.Context, l netlink.Link, term uint64) error {
 	begin := time.Now()

@@ -94,6 +94,15 @@ func (f *fake) Do(_ context.Context, o api.Order) (api.Done, error) {
 	if o.Token != nil {
 		return api.Done{Text: fmt.Sprintf("good for %v s", o.Token.TTL), Token: "1K3Q9ZXW-7ZK2M0QD-Y4R8T1WX-1K3Q9ZXW-7ZK2M0QD-Y4R8T1WX"}, nil
 	}
+	if o.DryRun {
+		p := api.Plan{From: "n1", To: o.To, Term: 2, Possible: o.To == "n2", Checks: []api.Check{
+			{Check: "quorum", Result: "ok", What: "a majority of the voters is there, the arbiter is n4"},
+			{Check: "virtual IP", Result: "warning", What: "nobody answers for it, also not n1"}}}
+		if o.To != "n2" {
+			p.Add(api.Check{Check: "space", Result: "wrong", What: "12 MB free, 300 MB are needed", Do: "make room"})
+		}
+		return api.Done{Plan: &p, Term: 2}, nil
+	}
 	return api.Done{Text: fmt.Sprintf("%s to=%s why=%s force=%v by=%s", o.Verb, o.To, o.Why, o.Force, o.By), Term: 1}, nil
 }
 

@@ -27,10 +27,10 @@ var orders = []order{
 	{verb: api.VerbResume, use: "resume", short: "End a pause",
 		long:  "End a pause. Until the holder has shown that it knows, nobody is promoted: it may\nstill run without a lease.",
 		force: "do not wait for the holder: you vouch that no control plane runs any more"},
-	{verb: api.VerbStepDown, use: "step-down", short: "Move the mastership to a standby, without loss",
-		long:   "Move the mastership to a standby, without loss: the control plane stops, a standby\ngets the last of the data, and only then the term is given back.",
+	{verb: api.VerbStepDown, use: "step-down", short: "Make the master stop; see switchover",
+		long:   "Make the master stop. Without --force this is `relevo switchover`; with it the master\nstops even if nobody can follow, and what no standby has by then may be lost.",
 		to:     "`node` that shall follow (default: the freshest)",
-		force:  "stop the master even if nobody is ready to follow",
+		force:  "stop the master whatever the checks say",
 		follow: true},
 	{verb: api.VerbFailover, use: "failover", short: "Promote a standby when nobody is promoted by itself",
 		long: "Promote a standby when nobody is promoted by itself: after too many failovers, with\nfewer than three voters, with a copy that is too old. It never shortens the wait for\n" +

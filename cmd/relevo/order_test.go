@@ -20,6 +20,12 @@ func TestOrders(t *testing.T) {
 		{"pause --why switch", 0, "pause to= why=switch force=false by=ann"},
 		{"resume --force", 0, "resume to= why= force=true by=ann"},
 		{"step-down --to n2 --wait 0", 0, "step-down to=n2 why= force=false by=ann"},
+		{"switchover --to n2 --wait 0 --why test", 0, "switchover to=n2 why=test force=false by=ann"},
+		{"switchover --why refuse", 1, "nobody is ready to take over"},
+		{"switchover --to n2 --dry-run", 0, "A switchover from n1 to n2 would be done."},
+		{"switchover --to n3 --dry-run", 3, "would be refused"},
+		{"switchover --to n3 --dry-run -o json", 3, `"result": "wrong"`},
+		{"switchover --force", 2, "unknown flag"},
 		{"step-down --why refuse", 1, "nobody is ready to take over"},
 		{"failover --to n3 --force", 0, "n1 is the master in term 3"},
 		{"acknowledge", 0, "acknowledge to= why= force=false by=ann"},
@@ -40,4 +46,6 @@ func TestOrders(t *testing.T) {
 	}
 	_, out, _ := relevo(t, env, "explain")
 	golden(t, "explain", out)
+	_, out, _ = relevo(t, env, "switchover", "--to", "n3", "--dry-run")
+	golden(t, "switchover", out)
 }
