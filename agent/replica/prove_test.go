@@ -18,7 +18,7 @@ func TestProve(t *testing.T) {
 	w.Random(rand.New(rand.NewPCG(21, 22)), 400)
 	h := newHost(t, w, "home")
 	cfg := config(t, getter(address(h)))
-	cfg.CommitEvery = time.Hour
+	cfg.SyncEvery = time.Hour
 	f := NewFollower(cfg)
 	run(t, f.Run)
 	wait(t, f, "the head", fresh(w))
