@@ -252,6 +252,7 @@ func TestRendering(t *testing.T) {
 		{"tokens", []string{"token", "list"}, api.Status{}, exitOK},
 		{"token-create", []string{"token", "create", "--uses", "2", "--ttl", "1h"}, api.Status{}, exitOK},
 		{"health", []string{"health"}, api.Status{}, exitDegraded},
+		{"top", []string{"top"}, api.Status{}, exitOK},
 		{"health-n1", []string{"health", "n1"}, api.Status{}, exitDegraded},
 		{"health-n2", []string{"health", "n2"}, api.Status{}, exitOK},
 		{"health-n3", []string{"health", "n3"}, api.Status{}, exitDegraded},
@@ -397,8 +398,8 @@ func TestWatch(t *testing.T) {
 		}
 		at += i
 	}
-	if n := strings.Count(text, "\x1b[H"); n != 3 {
-		t.Errorf("drawn %d times, want 3: what did not change is not drawn", n)
+	if n := strings.Count(text, "\x1b[H"); n != 1 {
+		t.Errorf("all was drawn %d times, want once, and then what changed", n)
 	}
 }
 
@@ -412,6 +413,13 @@ func TestScreenCutsRows(t *testing.T) {
 	out.Reset()
 	if s.draw(&out, "1\n2\n3\n4\n5\n"); out.Len() > 0 {
 		t.Error("drew the same again")
+	}
+	if s.draw(&out, "1\nII\n3\n4\n5\n"); out.String() != "\x1b[2;1HII\x1b[K" {
+		t.Errorf("a line that changed: %q", out.String())
+	}
+	out.Reset()
+	if s.draw(&out, "1\n"); out.String() != "\x1b[2;1H\x1b[J" {
+		t.Errorf("fewer lines: %q", out.String())
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -27,6 +28,8 @@ type app struct {
 	now            func() time.Time
 	env            func(string) string
 	screen         *screen // nil if stdout is no terminal
+	stdin          *os.File
+	tick           time.Duration // of top; 0 = topEvery
 
 	socket  string
 	context string // file of an access; "" = the socket
@@ -80,7 +83,7 @@ func newRootCommand(a *app) *cobra.Command {
 		id   string
 		cmds []*cobra.Command
 	}{
-		{"ask", []*cobra.Command{newStatusCommand(a), newMembersCommand(a), newServicesCommand(a), newHealthCommand(a), newHistoryCommand(a), newExplainCommand(a)}},
+		{"ask", []*cobra.Command{newStatusCommand(a), newMembersCommand(a), newServicesCommand(a), newHealthCommand(a), newTopCommand(a), newHistoryCommand(a), newExplainCommand(a)}},
 		{"act", append(newOrderCommands(a), newSwitchoverCommand(a), newReplicaCommand(a))},
 		{"build", []*cobra.Command{newInitCommand(), newJoinCommand(), newTokenCommand(a), newInviteCommand(), newAccessCommand(a)}},
 		{"host", []*cobra.Command{newAgentCommand(a), newConfigCommand(a), newKubernetesCommand(a), newLeaseCommand(), newFenceCommand(), newDoctorCommand(a), newDiffLostCommand(a), newVersionCommand(a)}},
