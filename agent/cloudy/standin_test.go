@@ -72,7 +72,7 @@ func TestPublish(t *testing.T) {
 		}
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "avahi-ps-syncthing-22000.yaml"))
-	want := "# Written by avahi-ps; `avahi-ps unpublish syncthing 22000` removes it.\nname: Syncthing instance running\ntype: _syncthing._tcp\nport: 22000\ntxt:\n    - node_id=ABC-DEF\n    - x=1 2\n"
+	want := "# Written by avahi-ps; `avahi-ps unpublish syncthing 22000` removes it.\nname: Syncthing instance running\ntype: _syncthing._tcp\nport: 22000\ntxt:\n    - node_id=ABC-DEF\n    - x=1 2\ncloudy: true\n"
 	if err != nil || string(text) != want {
 		t.Errorf("%s, %v", text, err)
 	}

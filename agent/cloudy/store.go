@@ -54,13 +54,14 @@ type serviceFile struct {
 	Port        int      `yaml:"port"`
 	Description string   `yaml:"description,omitempty"`
 	TXT         []string `yaml:"txt,omitempty"`
+	Cloudy      bool     `yaml:"cloudy"` // the community may see it: it was published there
 }
 
 var storeName = regexp.MustCompile(`^` + storePrefix + `([A-Za-z0-9-]+)-([0-9]{1,5})\.yaml$`)
 
 // Publish implements Store.
 func (s FileStore) Publish(_ context.Context, e Entry) error {
-	text, err := yaml.Marshal(serviceFile{e.Name, e.Type, e.Port, e.Description, e.TXT})
+	text, err := yaml.Marshal(serviceFile{e.Name, e.Type, e.Port, e.Description, e.TXT, true})
 	if err != nil {
 		return err
 	}
