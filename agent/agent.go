@@ -126,6 +126,8 @@ type agent struct {
 	phased  chan struct{}          // kicked when the holder machine moved
 	onDuty  chan struct{}          // the same, for who shows the Services of Kubernetes
 	condErr atomic.Pointer[string] // why conditions are not written to Kubernetes; nil, "" = they are
+	curious chan struct{}          // kicked when somebody asks what the LAN offers
+	offered chan struct{}          // kicked when the catalog changed
 	tagMu   sync.Mutex
 
 	turned   atomic.Int64  // when the loop turned last, on clock
@@ -425,6 +427,8 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.steward(ctx) })
 	g.Go(func() error { return a.services(ctx) })
 	g.Go(func() error { return a.catalog.Run(ctx) })
+	g.Go(func() error { return a.fileServices(ctx) })
+	g.Go(func() error { return a.looksAround(ctx) })
 	g.Go(func() error { return a.probes(ctx) })
 	g.Go(func() error { return a.endIfHung(ctx) })
 	g.Go(func() error { return a.kubernetes(ctx) })

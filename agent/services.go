@@ -32,7 +32,14 @@ func (a *agent) buildCatalog() {
 			return out, a.port.PostJSON(ctx, node, pathCatalog, have, &out)
 		},
 	})
-	a.phased, a.onDuty = make(chan struct{}, 1), make(chan struct{}, 1)
+	a.phased, a.onDuty, a.curious, a.offered = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+}
+
+func kick(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
 }
 
 func (a *agent) catalogMembers() []catalog.Member {
@@ -65,6 +72,7 @@ func (a *agent) services(ctx context.Context) error {
 			a.catalog.Wake()
 		case <-a.board.Changes():
 		case <-a.catalog.Changes():
+			kick(a.offered)
 		case <-a.phased:
 		case <-t.C:
 		}
@@ -152,7 +160,7 @@ func (a *agent) Services(context.Context) (api.Services, error) {
 	}
 	for _, e := range a.catalog.All() {
 		s := api.Service{Name: e.Shown(), Type: e.Type, Node: e.Node, Host: e.Host, Port: e.Port, TXT: e.TXT, Origin: string(e.Origin), Since: e.Since,
-			Description: e.Description, Health: string(e.Health), Why: e.Why, Domain: e.Domain, MicroCloud: e.MicroCloud}
+			Description: e.Description, Health: string(e.Health), Why: e.Why, Domain: e.Domain, MicroCloud: e.MicroCloud, Public: e.Public}
 		if e.As != "" {
 			s.Wanted = e.Name
 		}
@@ -164,8 +172,28 @@ func (a *agent) Services(context.Context) (api.Services, error) {
 		}
 		out.Services = append(out.Services, s)
 	}
+	out.Backend = a.board.Backend()
 	for _, p := range a.catalog.Problems() {
 		out.Problems = append(out.Problems, api.Problem{Severity: api.Warning, What: p.Node + ": " + p.Text})
+	}
+	return out, nil
+}
+
+// Browse is what others announce in the LAN beside this cluster. It answers at once with
+// what is known, and looks around for a while: who asks again sees more.
+func (a *agent) Browse(context.Context) (api.Services, error) {
+	kick(a.curious)
+	out := api.Services{Services: []api.Service{}, Backend: a.board.Backend()}
+	ours := map[[2]string]bool{}
+	for _, e := range a.catalog.All() {
+		if e.Announced() {
+			ours[[2]string{e.Type, e.Shown()}] = true
+		}
+	}
+	for _, e := range a.board.Found() {
+		if !ours[[2]string{e.Type, e.Name}] {
+			out.Services = append(out.Services, api.Service{Name: e.Name, Type: e.Type, Host: e.Host, Addresses: []string{e.Addr.String()}, Port: e.Port, TXT: e.TXT, Origin: "browsed"})
+		}
 	}
 	return out, nil
 }

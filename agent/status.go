@@ -188,6 +188,9 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 	if e := a.condErr.Load(); e != nil && *e != "" {
 		warn("this host's conditions are not written to Kubernetes", *e, "")
 	}
+	for _, p := range a.catalog.Problems() {
+		warn("a service of "+p.Node+" is not in order", p.Text, "")
+	}
 	slices.SortStableFunc(out, func(x, y api.Problem) int {
 		return cmp.Or(cmp.Compare(x.Severity, y.Severity), 0)
 	})

@@ -184,14 +184,8 @@ func (a *agent) onPhase(p lease.Phase, term uint64) {
 		}
 	}
 	a.serving.Store(serving)
-	select {
-	case a.phased <- struct{}{}:
-	default:
-	}
-	select {
-	case a.onDuty <- struct{}{}:
-	default:
-	}
+	kick(a.phased)
+	kick(a.onDuty)
 }
 
 // finished is called by the worker after a promotion.

@@ -98,7 +98,7 @@ func testConfig(t *testing.T, h *testHost, join []string) *config.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Socket, c.HTTP.Listen = "", "" // real sockets do not know fake time
+	c.Socket, c.HTTP.Listen, c.Services.Dir = "", "", "" // real sockets do not know fake time
 	return c
 }
 

@@ -63,6 +63,11 @@ func (c *Client) Services(ctx context.Context) (Services, error) {
 	return get[Services](ctx, c, "services")
 }
 
+// Browse is what others announce in the LAN.
+func (c *Client) Browse(ctx context.Context) (Services, error) {
+	return get[Services](ctx, c, "services?browse")
+}
+
 // Health of the members.
 func (c *Client) Health(ctx context.Context) (Health, error) { return get[Health](ctx, c, "health") }
 

@@ -23,12 +23,12 @@ func (s *Server) questions() http.Handler {
 	mux := http.NewServeMux()
 	answer(mux, "/v1/status", src.Status, func(v *Status) { some(&v.Standbys); some(&v.Problems) })
 	answer(mux, "/v1/members", src.Members, func(v *Members) { some(&v.Members) })
-	answer(mux, "/v1/services", src.Services, func(v *Services) {
-		some(&v.Problems)
-		v.Services = append([]Service{}, v.Services...)
-		for i := range v.Services {
-			some(&v.Services[i].Addresses)
+	mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, r *http.Request) {
+		ask := src.Services
+		if r.URL.Query().Has("browse") {
+			ask = src.Browse
 		}
+		respond(w, r, ask, tidyServices)
 	})
 	answer(mux, "/v1/health", src.Health, func(v *Health) { some(&v.Nodes) })
 	answer(mux, "/v1/history", src.History, func(v *History) { some(&v.Changes) })
@@ -48,6 +48,14 @@ func (s *Server) questions() http.Handler {
 	}
 	mux.HandleFunc("GET /metrics", s.metrics)
 	return mux
+}
+
+func tidyServices(v *Services) {
+	some(&v.Problems)
+	v.Services = append([]Service{}, v.Services...)
+	for i := range v.Services {
+		some(&v.Services[i].Addresses)
+	}
 }
 
 // tcpHandler answers machines. It only reads, and says nothing that members of

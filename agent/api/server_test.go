@@ -34,6 +34,8 @@ func (f *fake) Status(ctx context.Context) (Status, error) {
 func (f *fake) Members(context.Context) (Members, error) {
 	return Members{Members: []Member{{Node: "n1", Role: RoleMaster}}}, f.err
 }
+func (f *fake) Browse(ctx context.Context) (Services, error) { return f.Services(ctx) }
+
 func (f *fake) Services(context.Context) (Services, error) {
 	return Services{Services: []Service{{Name: "x"}}}, f.err
 }

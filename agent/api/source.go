@@ -8,6 +8,9 @@ type Source interface {
 	Status(ctx context.Context) (Status, error)
 	Members(ctx context.Context) (Members, error)
 	Services(ctx context.Context) (Services, error)
+	// Browse is what others announce in the LAN. It does not wait: who asks again sees
+	// more.
+	Browse(ctx context.Context) (Services, error)
 	Health(ctx context.Context) (Health, error)
 	History(ctx context.Context) (History, error)
 

@@ -158,6 +158,8 @@ type Services struct {
 	Services []Service `json:"services"`
 	// Problems are what is wrong with where services come from: a file with a mistake.
 	Problems []Problem `json:"problems"`
+	// Backend announces and browses: avahi, zeroconf, off; "" = none now.
+	Backend string `json:"backend,omitempty"`
 }
 
 // Service is one service as announced by DNS-SD.
@@ -182,6 +184,8 @@ type Service struct {
 	// Domain is the cluster that offers it, "" = this one; MicroCloud the one of Cloudy.
 	Domain     string `json:"domain,omitempty"`
 	MicroCloud string `json:"micro_cloud,omitempty"`
+	// Public: it was marked for the community to see.
+	Public bool `json:"public,omitempty"`
 }
 
 // Health is what the members report of themselves.

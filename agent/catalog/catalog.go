@@ -115,7 +115,7 @@ func (c *Catalog) rebuild() {
 	var own []Entry
 	now := time.Now().UTC().Truncate(time.Second)
 	seen := map[string]bool{}
-	for _, origin := range slices.Sorted(maps.Keys(c.sources)) {
+	for _, origin := range origins {
 		problems = append(problems, c.troubles[origin]...)
 		dropped := 0
 		for _, e := range c.sources[origin] {
@@ -146,7 +146,9 @@ func (c *Catalog) rebuild() {
 			problems = append(problems, Problem{Text: fmt.Sprintf("%d services of origin %s are left out: %d are allowed on a host, each once", dropped, origin, maxEntries)})
 		}
 	}
-	slices.SortFunc(own, func(a, b Entry) int { return cmp.Compare(a.Key(), b.Key()) })
+	slices.SortFunc(own, func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(slices.Index(origins, a.Origin), slices.Index(origins, b.Origin)), cmp.Compare(a.ID, b.ID))
+	})
 	c.own = own
 	if c.mine.encode(own, problems) {
 		kick(c.changes)
@@ -154,7 +156,7 @@ func (c *Catalog) rebuild() {
 	}
 }
 
-// Own are this member's entries as they were declared, by key.
+// Own are this member's entries as they were declared.
 func (c *Catalog) Own() []Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()

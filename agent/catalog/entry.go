@@ -20,6 +20,9 @@ const (
 	Cloudy     Origin = "cloudy"     // somebody else's, read from Cloudy's ring; never announced by us
 )
 
+// origins, those first that are the last to be left out where there is no room.
+var origins = []Origin{Agent, File, Kubernetes, Cloudy}
+
 // Health of a service, as far as its owner knows.
 type Health string
 

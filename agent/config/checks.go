@@ -16,6 +16,7 @@ func (d *decoder) finish(c *Config, hostname func() (string, error)) {
 	d.joinPorts(c)
 	d.ports(c)
 	d.kubernetesAPI(c)
+	d.cloudy(c)
 	if c.Candidate != nil {
 		if c.Candidate.KubernetesNode == "" {
 			c.Candidate.KubernetesNode = c.Node

@@ -55,6 +55,9 @@ type Config struct {
 	Health Health
 	// Kubernetes is what the agent shows of the cluster, and to it.
 	Kubernetes Kubernetes
+	// Services and Cloudy are what this host offers, and to whom beside the LAN.
+	Services Services
+	Cloudy   Cloudy
 	// Socket is the unix socket for the CLI. Absolute, at most 100 bytes.
 	Socket string
 	Access Access
@@ -200,7 +203,7 @@ type VIP struct {
 
 // defaults is what holds where the file says nothing. Node is filled in later.
 func defaults() *Config {
-	return &Config{
+	c := &Config{
 		DataDir:      "/var/lib/relevo",
 		LeaseTTL:     6 * time.Second,
 		MaxLag:       10 * time.Second,
@@ -217,6 +220,8 @@ func defaults() *Config {
 		Health:       healthDefaults(),
 		Kubernetes:   kubernetesDefaults(),
 	}
+	c.serviceDefaults()
+	return c
 }
 
 func candidateDefaults() *Candidate {

@@ -53,6 +53,9 @@ candidate:
 		if c.Join == nil {
 			c.Join = []string{}
 		}
+		if c.Cloudy.Join == nil {
+			c.Cloudy.Join = []string{}
+		}
 		if cp := &c.Candidate.ControlPlane; cp.StandbyUnits == nil {
 			cp.StandbyUnits = []string{}
 		}

@@ -27,7 +27,7 @@ func (c *Config) Reload(next *Config) (now *Config, waiting []string) {
 		{"cluster", n.Cluster, next.Cluster}, {"node", n.Node, next.Node}, {"data_dir", n.DataDir, next.DataDir},
 		{"interface", n.Interface, next.Interface}, {"advertise", n.Advertise, next.Advertise}, {"lease_ttl", n.LeaseTTL, next.LeaseTTL},
 		{"voter", n.Voter, next.Voter}, {"gossip", n.Gossip, next.Gossip}, {"peer", n.Peer, next.Peer}, {"mdns", n.MDNS, next.MDNS},
-		{"http", n.HTTP, next.HTTP}, {"socket", n.Socket, next.Socket}, {"access", n.Access, next.Access}, {"health.probe", n.Health.Probe, next.Health.Probe}, {"candidate", n.Candidate, next.Candidate},
+		{"http", n.HTTP, next.HTTP}, {"services", n.Services, next.Services}, {"cloudy", n.Cloudy, next.Cloudy}, {"socket", n.Socket, next.Socket}, {"access", n.Access, next.Access}, {"health.probe", n.Health.Probe, next.Health.Probe}, {"candidate", n.Candidate, next.Candidate},
 	} {
 		if !reflect.DeepEqual(k.a, k.b) {
 			waiting = append(waiting, k.key)

@@ -64,6 +64,8 @@ func schema(c *Config) []field {
 		}),
 		section("health", func() []field { return health(&c.Health) }),
 		section("kubernetes", func() []field { return kubernetes(&c.Kubernetes) }),
+		section("services", func() []field { return services(&c.Services) }),
+		section("cloudy", func() []field { return cloudy(&c.Cloudy) }),
 		value("socket", socketPath(&c.Socket)),
 		section("access", func() []field {
 			return []field{value("others", oneOf(&c.Access.Others, OthersNone, OthersStatus))}

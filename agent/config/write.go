@@ -41,6 +41,7 @@ func (c *Config) YAML() string {
 	w.raw(1, "timeout", Short(c.Fence.Timeout))
 	w.health(c.Health)
 	w.kubernetes(c.Kubernetes)
+	w.services(c)
 	w.str(0, "socket", c.Socket)
 	w.raw(0, "access", "")
 	w.str(1, "others", string(c.Access.Others))

@@ -19,12 +19,16 @@ type question[T any] struct {
 	ask              func(ctx context.Context, c *api.Client, args []string) (T, error)
 	show             func(p *page, answer T, args []string)
 	code             func(answer T) int // nil: always exitOK
+	flags            func(cmd *cobra.Command)
 }
 
 func (q question[T]) command(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: q.use, Short: q.short, Long: q.long, Args: q.args}
 	if cmd.Args == nil {
 		cmd.Args = cobra.NoArgs
+	}
+	if q.flags != nil {
+		q.flags(cmd)
 	}
 	out := formatTable
 	cmd.Flags().VarP(&out, "output", "o", "table, json or yaml")
@@ -148,15 +152,6 @@ func newMembersCommand(a *app) *cobra.Command {
 		short: "List the hosts of the cluster",
 		ask:   func(ctx context.Context, c *api.Client, _ []string) (api.Members, error) { return c.Members(ctx) },
 		show:  func(p *page, m api.Members, _ []string) { showMembers(p, m) },
-	}.command(a)
-}
-
-func newServicesCommand(a *app) *cobra.Command {
-	return question[api.Services]{
-		use:   "services",
-		short: "List the services that are announced",
-		ask:   func(ctx context.Context, c *api.Client, _ []string) (api.Services, error) { return c.Services(ctx) },
-		show:  func(p *page, s api.Services, _ []string) { showServices(p, s) },
 	}.command(a)
 }
 

@@ -65,11 +65,17 @@ func (f *fake) Members(context.Context) (api.Members, error) {
 	}}, f.err
 }
 
+func (f *fake) Browse(context.Context) (api.Services, error) {
+	return api.Services{Backend: "avahi", Services: []api.Service{
+		{Name: "evil\x1b[2Jprinter\u202e", Type: "_ipp._tcp", Port: 631, Origin: "browsed"},
+		{Name: "zero [b8:27:eb:00:00:01]", Type: "_workstation._tcp", Host: "zero", Addresses: []string{"10.77.0.9"}, Port: 9, Origin: "browsed"},
+	}}, f.err
+}
+
 func (f *fake) Services(context.Context) (api.Services, error) {
 	return api.Services{Services: []api.Service{
 		{Name: "home", Type: "_kubernetes._tcp", Node: "n1", Addresses: []string{"10.77.0.100"}, Port: 6443, Origin: "agent", Health: "ok", Since: now.Add(-51 * time.Hour)},
 		{Name: "Shop", Type: "_https._tcp", Node: "n2", Addresses: []string{"10.77.0.2", "fd00::2"}, Port: 443, Origin: "file", Health: "failing", Why: "connection refused", Since: now.Add(-90 * time.Second)},
-		{Name: "evil\x1b[2Jprinter\u202e", Type: "_ipp._tcp", Port: 631, Origin: "browsed"},
 	}, Problems: []api.Problem{{Severity: api.Warning, What: "n2: shop.yaml:3:7: port: is out of range"}}}, f.err
 }
 
@@ -248,6 +254,9 @@ func TestRendering(t *testing.T) {
 		{"status-yaml", []string{"status", "-o", "yaml"}, degradedStatus(), exitDegraded},
 		{"members", []string{"members"}, api.Status{}, exitOK},
 		{"services", []string{"services"}, api.Status{}, exitOK},
+		{"services-type", []string{"services", "--type", "https", "--node", "n2"}, api.Status{}, exitOK},
+		{"services-json", []string{"services", "--type", "_https._tcp", "-o", "json"}, api.Status{}, exitOK},
+		{"services-browse", []string{"services", "--browse", "--for", "0s"}, api.Status{}, exitOK},
 		{"history", []string{"history"}, api.Status{}, exitOK},
 		{"tokens", []string{"token", "list"}, api.Status{}, exitOK},
 		{"token-create", []string{"token", "create", "--uses", "2", "--ttl", "1h"}, api.Status{}, exitOK},
