@@ -200,12 +200,15 @@ func (w *world) setPause(p lease.PausePhase) {
 
 // resumeUntil asks again until it is done: a person would. Where the holder is the board
 // with the copied card, which was taken away, it would never answer, and the person who
-// sees that vouches for it (`relevo resume --force`).
+// sees that vouches for it (`relevo resume --force`, `relevo failover --force`).
 func (w *world) resumeUntil(tries int) {
 	if w.setPause(lease.Resuming); w.quiet && w.spare != nil {
 		for _, n := range w.nodes {
 			if n.raft.role == leader && n.raft.applied.Machine == w.spare.machine() {
 				w.setPause(lease.Running)
+				if n.raft.applied.Served == 0 {
+					n.arb(lease.Failover{To: n.raft.applied.Holder, By: "a person", Why: "that board is gone", Force: true})
+				}
 			}
 		}
 	}
