@@ -130,24 +130,25 @@ type agent struct {
 	offered chan struct{}          // kicked when the catalog changed
 	tagMu   sync.Mutex
 
-	turned   atomic.Int64  // when the loop turned last, on clock
-	term     atomic.Uint64 // newest known
-	serving  atomic.Uint64 // term whose datastore this host gives away; 0 = none
-	ownRev   atomic.Uint64 // newest revision at the control plane's own path
-	apiErr   atomic.Pointer[string]
-	steps    atomic.Pointer[[]takeover.StepRecord]
-	lost     atomic.Pointer[[]string] // hosts whose Node objects this master marked as lost
-	seen     seenMembers
-	changes  changeCount
-	noticed  notices
-	news     chan struct{}           // a condition of this host changed; buffered by one
-	trouble  atomic.Pointer[trouble] // of this master's API; nil = none
-	seenHere observed
-	trust    trust
-	handover handover
-	checks   checks
-	factMu   sync.Mutex
-	fact     chan struct{} // closed and forgotten at every change of the replicated state
+	turned    atomic.Int64  // when the loop turned last, on clock
+	term      atomic.Uint64 // newest known
+	serving   atomic.Uint64 // term whose datastore this host gives away; 0 = none
+	ownRev    atomic.Uint64 // newest revision at the control plane's own path
+	apiErr    atomic.Pointer[string]
+	steps     atomic.Pointer[[]takeover.StepRecord]
+	lost      atomic.Pointer[[]string] // hosts whose Node objects this master marked as lost
+	seen      seenMembers
+	changes   changeCount
+	noticed   notices
+	news      chan struct{}           // a condition of this host changed; buffered by one
+	trouble   atomic.Pointer[trouble] // of this master's API; nil = none
+	seenHere  observed
+	trust     trust
+	handover  handover
+	inspected inspected // what this candidate found when it looked at its control plane
+	checks    checks
+	factMu    sync.Mutex
+	fact      chan struct{} // closed and forgotten at every change of the replicated state
 }
 
 // Run runs the agent until ctx ends.
@@ -437,6 +438,7 @@ func (a *agent) run(ctx context.Context) error {
 	if a.host != nil {
 		g.Go(func() error { return a.worker.run(ctx, !active) })
 		g.Go(func() error { return a.watchAPI(ctx) })
+		g.Go(func() error { return a.inspect(ctx) })
 		g.Go(func() error { return a.runChecks(ctx) })
 		if src, ok := a.host.Source.(interface{ Run(context.Context) error }); ok {
 			g.Go(func() error { return src.Run(ctx) })

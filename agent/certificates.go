@@ -41,6 +41,9 @@ func (d *dataset) Certificates(now time.Time) error {
 			ca = certificates(data)
 		}
 	}
+	if d.base != "" {
+		serving = nil // k3s makes those anew at its start, with the CA's key
+	}
 	return judgeCertificates(d.ca, ca, serving, now)
 }
 

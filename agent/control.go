@@ -51,6 +51,7 @@ const (
 	pathRelease  = "/v1/lease/release"
 	pathRaftTerm = "/v1/raft/term"
 	pathSummary  = "/v1/summary"
+	pathFacts    = "/v1/facts"
 	pathNote     = "/v1/note"
 	pathOrder    = "/v1/order"
 	pathProbe    = "/v1/probe"
@@ -94,6 +95,7 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathSummary, func(ctx context.Context, _ string, _ empty) (summary, error) {
 		return a.summary(ctx), nil
 	})
+	handle(mux, pathFacts, a.tellFacts)
 	handle(mux, pathNote, a.note)
 	handle(mux, pathOrder, a.order)
 	handle(mux, pathAccess, a.changeAccess)

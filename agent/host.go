@@ -22,6 +22,8 @@ type Host struct {
 	API          API
 	Cluster      Cluster // nil: nothing is tidied up in Kubernetes
 	Follower     Follower
+	Inspector    Inspector    // nil: nothing is looked at
+	Identity     *identity    // nil: not looked at
 	Source       http.Handler // serves the datastore and the identity to standbys
 	Copy         Copy         // nil: the copy is never compared
 	LeaseNote    LeaseNote

@@ -45,6 +45,7 @@ func realHost(h HostConfig) (*Host, error) {
 	api := &kubeAPI{cfg: c.ControlPlane.API, node: h.Node, kubeNode: c.KubernetesNode}
 	host := &Host{
 		ControlPlane: units, Data: data, Follower: follower, Source: source, Copy: follower,
+		Inspector: inspector(c, m), Identity: &identity{source.Identity(), follower.Identity()},
 		API: api, Cluster: &kubeCluster{api, c.ControlPlane.Units, time.Now},
 		LeaseNote:  &LeaseNoteFile{Path: leasefile.DefaultPath, Node: h.Node, TTL: h.Config.LeaseTTL, Units: c.ControlPlane.Units},
 		Restarting: func(ctx context.Context) bool { return m.Restarting(ctx, Unit) },
@@ -72,6 +73,17 @@ func realHost(h HostConfig) (*Host, error) {
 	return host, nil
 }
 
+// inspector looks at what a candidate is to run.
+func inspector(c *config.Candidate, m controlplane.Looker) *controlplane.Inspector {
+	cp := c.ControlPlane
+	in := controlplane.InspectorConfig{Kind: string(cp.Kind), Units: cp.Units, StandbyUnits: cp.StandbyUnits, StandbyIfThere: cp.Kind == config.KindK3s,
+		Systemd: m, Port: portOf(cp.API.URL), DataDir: cp.DataDir}
+	if c.VIP != nil {
+		in.VIP, in.Port = c.VIP.Address.Addr(), c.VIP.Port
+	}
+	return controlplane.NewInspector(in)
+}
+
 func orElse(a, b string) string {
 	if a != "" {
 		return a
@@ -84,11 +96,11 @@ func orElse(a, b string) string {
 func DataParts(h HostConfig) (*replica.Source, *replica.Follower, Data) {
 	cp := h.Config.Candidate.ControlPlane
 	source := replica.NewSource(replica.SourceConfig{
-		Path: cp.Datastore.Path, Cluster: h.ClusterID, Term: h.Serving, Identity: cp.Identity, MayMiss: cp.MayMiss(), Log: h.Log,
+		Path: cp.Datastore.Path, Cluster: h.ClusterID, Term: h.Serving, Identity: cp.Identity, MayMiss: cp.MayMiss(), Needed: cp.Needed(), Log: h.Log,
 	})
 	follower := replica.NewFollower(replica.FollowerConfig{
 		Dir: filepath.Join(h.Config.DataDir, "replica"), Cluster: h.ClusterID, Term: h.Term, Get: h.Follow,
-		Identity: cp.Identity, Clock: h.Clock, Log: h.Log, SyncEvery: h.Config.Candidate.Replica.SyncInterval,
+		Identity: cp.Identity, MayMiss: cp.MayMiss(), Needed: cp.Needed(), Clock: h.Clock, Log: h.Log, SyncEvery: h.Config.Candidate.Replica.SyncInterval,
 	})
 	return source, follower, &dataset{path: cp.Datastore.Path, base: cp.DataDir, copy: follower.CopyPath(), mirror: follower.MirrorDir(), identity: cp.Identity, ca: cp.API.CAFile, source: source}
 }

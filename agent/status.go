@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -146,6 +147,14 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 			warn("the standby "+st.Node+" is not ready", st.Why, "")
 		}
 		out = append(out, checkProblems(st)...)
+	}
+	for _, node := range slices.Sorted(maps.Keys(answers)) {
+		for _, f := range answers[node].Findings {
+			// What keeps a standby from being ready has been told as its reason.
+			if !slices.ContainsFunc(s.Standbys, func(st api.Standby) bool { return st.Node == node && st.Why == sentence(f) }) {
+				warn(node+": "+f.What, "", f.Do)
+			}
+		}
 	}
 	for _, m := range members {
 		if m.Status == member.Failed {

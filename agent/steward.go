@@ -229,6 +229,9 @@ func (a *agent) candidate(now lease.Time) lease.Candidate {
 	default:
 		c.Ready = true
 	}
+	if why := a.blocked(own > 0 && own >= s.Served); why != "" {
+		c.Ready, c.Why = false, why
+	}
 	if p := h.Phase(); p != lease.Standby || h.Active() {
 		c.Ready, c.Why = false, "it is "+p.String()
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/controlplane"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/member"
 	"relevo.dev/relevo/agent/quorum"
@@ -25,8 +26,10 @@ type summary struct {
 	Health   health.Report `json:"health"`
 	// Conditions are judged where they are: they depend on what was before.
 	Conditions []health.Condition `json:"conditions,omitempty"`
-	Judge      *judgement         `json:"judge,omitempty"` // of the arbiter
-	Arbiter    string             `json:"arbiter"`         // whom it takes for the arbiter
+	// Findings are what would hurt a takeover by this host.
+	Findings []controlplane.Finding `json:"findings,omitempty"`
+	Judge    *judgement             `json:"judge,omitempty"` // of the arbiter
+	Arbiter  string                 `json:"arbiter"`         // whom it takes for the arbiter
 }
 
 type judgement struct {
@@ -41,6 +44,7 @@ type judgement struct {
 
 func (a *agent) summary(ctx context.Context) summary {
 	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Conditions: a.monitor.Conditions(), Phase: "none", Arbiter: a.quorum.Leader()}
+	_, s.Findings = a.found()
 	a.loop.view(ctx, func() {
 		now := a.clock()
 		if l := a.loop; l.holder != nil {
@@ -65,6 +69,7 @@ func (a *agent) standby(now lease.Time) *api.Standby {
 	c := a.candidate(now)
 	pos := a.host.Follower.Position()
 	out := &api.Standby{Node: a.cfg.Node, Ready: c.Ready, Why: c.Why, Priority: c.Priority, Never: c.Never}
+	out.Version, _ = a.found()
 	if pos.Revision > 0 {
 		rev, lag := uint64(pos.Revision), uint64(pos.Lag())
 		out.Revision, out.LagRevisions = &rev, &lag

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/controlplane"
 	"relevo.dev/relevo/agent/hooks"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/replica"
@@ -45,6 +46,9 @@ type testHost struct {
 	exited     int           // code with which the agent ended itself
 	broken     []string      // units in failed state
 	told       []hooks.Event // to this host's hook
+	program    string        // version of its kube-apiserver; "" = nobody looks
+	faults     []controlplane.Finding
+	standing   int // how often its standby units were started
 }
 
 // dataState is a datastore: its rows by revision, and the term that wrote it.
@@ -232,7 +236,7 @@ func (h *testHost) deaf() {
 }
 
 func (h *testHost) real(hc HostConfig) (*Host, error) {
-	return &Host{
+	host := &Host{
 		ControlPlane: (*testPlane)(h), Data: (*testData)(h), API: (*testAPI)(h), LeaseNote: (*testNote)(h), Guard: (*testGuard)(h),
 		Follower: &testFollower{h, hc}, Source: &testSource{h, hc}, Copy: &testCopy{h, hc},
 		Prepare: func(context.Context) error { return nil },
@@ -241,7 +245,11 @@ func (h *testHost) real(hc HostConfig) (*Host, error) {
 			defer h.mu.Unlock()
 			return h.restarting
 		},
-	}, nil
+	}
+	if h.program != "" {
+		host.Inspector = (*testInspector)(h)
+	}
+	return host, nil
 }
 
 // wait lets fake time pass.
@@ -298,7 +306,12 @@ func (p *testPlane) AnyActive(context.Context) (bool, error) {
 	return p.running, nil
 }
 
-func (p *testPlane) EnterStandby(context.Context) error { return nil }
+func (p *testPlane) EnterStandby(context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.standing++
+	return nil
+}
 func (p *testPlane) LeaveStandby(context.Context) error { return nil }
 
 type testData testHost

@@ -92,6 +92,8 @@ type Standby struct {
 	FreshAt    time.Time `json:"fresh_at,omitzero"`
 	Priority   int       `json:"priority,omitempty"`
 	Never      bool      `json:"never,omitempty"` // promoted by a person only
+	// Version of the control plane's programs on this host: v1.34.1+k3s1.
+	Version string `json:"version,omitempty"`
 	// Verified is the last comparison of its copy with the master's datastore; null =
 	// there was none yet.
 	Verified *Verification `json:"verified,omitempty"`

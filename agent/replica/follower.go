@@ -38,6 +38,9 @@ type FollowerConfig struct {
 	// Identity are the files and folders that this host takes as identity;
 	// empty: none is needed, and none is taken.
 	Identity []string
+	// MayMiss are those of Identity that need not be there, Needed files below it without
+	// which it is not whole.
+	MayMiss, Needed []string
 	// Clock reads CLOCK_BOOTTIME; nil means the real one.
 	Clock func() time.Duration
 	Log   *slog.Logger
@@ -79,6 +82,9 @@ func (f *Follower) CopyPath() string { return filepath.Join(f.cfg.Dir, "state.db
 // MirrorDir is where the identity lies, for files.Install.
 func (f *Follower) MirrorDir() string { return filepath.Join(f.cfg.Dir, "identity") }
 
+// Identity is the mirror of the files.
+func (f *Follower) Identity() *files.Mirror { return f.mirror }
+
 // NewFollower prepares a follower; Run makes it live.
 func NewFollower(cfg FollowerConfig) *Follower {
 	def := func(d *time.Duration, v time.Duration) {
@@ -97,7 +103,7 @@ func NewFollower(cfg FollowerConfig) *Follower {
 		cfg.Clock = bootTime
 	}
 	f := &Follower{cfg: cfg, board: newBoard(), digest: make(chan string, 1), asks: make(chan asked)}
-	f.mirror = files.NewMirror(f.MirrorDir(), cfg.Identity)
+	f.mirror = files.NewMirror(f.MirrorDir(), files.Spec{Roots: cfg.Identity, MayMiss: cfg.MayMiss, Needed: cfg.Needed})
 	f.board.update(func(b *board) {
 		b.mirrored = len(cfg.Identity) == 0
 		b.streamed = "not connected to a master yet"

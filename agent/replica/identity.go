@@ -31,7 +31,7 @@ func (f *Follower) runIdentity(ctx context.Context) error {
 		}
 		retry = nil
 		if want == f.mirror.Digest() {
-			f.identity(nil)
+			f.identity(f.mirror.Expire())
 			continue
 		}
 		q := url.Values{"cluster": {f.cfg.Cluster}, "term": {strconv.FormatUint(f.cfg.Term(), 10)}}

@@ -23,6 +23,8 @@ type Position struct {
 	// Complete says that a promotion could use what is here: the first copy
 	// was finished once, and the identity was mirrored entirely once.
 	Complete bool
+	// IdentityErr is why the identity is not as on the master, for people; "" if it is.
+	IdentityErr string
 	// IdentityDigest is the digest of the identity as mirrored; "" if none.
 	IdentityDigest string
 	// Term is that of the master followed last.
@@ -53,7 +55,7 @@ func (b *board) update(f func(b *board)) {
 	defer b.mu.Unlock()
 	f(b)
 	b.pos.Complete = b.copied && b.mirrored
-	b.pos.Err = b.streamed
+	b.pos.Err, b.pos.IdentityErr = b.streamed, b.identity
 	if b.pos.Err == "" {
 		b.pos.Err = b.identity
 	}

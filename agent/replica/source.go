@@ -38,9 +38,10 @@ type SourceConfig struct {
 	Term func() (term uint64, serving bool)
 	// Identity are the files and folders that make up the identity.
 	Identity []string
-	// MayMiss are those of Identity that need not be there.
-	MayMiss []string
-	Log     *slog.Logger
+	// MayMiss are those of Identity that need not be there, Needed files below it that
+	// must be.
+	MayMiss, Needed []string
+	Log             *slog.Logger
 	// Beat is how often an idle stream says that it lives, and how often the
 	// datastore is looked at if inotify says nothing; 0 means 1 s.
 	Beat time.Duration
@@ -72,7 +73,7 @@ func NewSource(cfg SourceConfig) *Source {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{cfg: cfg, scan: files.NewScanner(cfg.Identity, cfg.MayMiss, 2*cfg.Beat), why: errNotRunning, wake: make(chan struct{}), done: make(chan struct{})}
+	s := &Source{cfg: cfg, scan: files.NewScanner(files.Spec{Roots: cfg.Identity, MayMiss: cfg.MayMiss, Needed: cfg.Needed}, 2*cfg.Beat), why: errNotRunning, wake: make(chan struct{}), done: make(chan struct{})}
 	s.sums = verify.NewHandler(s.answer)
 	return s
 }
@@ -264,6 +265,9 @@ func (s *Source) Err() error {
 	_, _, err := s.current()
 	return err
 }
+
+// Identity looks at the files that are given to standbys.
+func (s *Source) Identity() *files.Scanner { return s.scan }
 
 // Streams is how many standbys follow at the moment.
 func (s *Source) Streams() int {

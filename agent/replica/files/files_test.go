@@ -35,8 +35,8 @@ func newWorld(t *testing.T) *world {
 	if err := os.Symlink("ca.crt", filepath.Join(w.root, "pki", "current.crt")); err != nil {
 		t.Fatal(err)
 	}
-	w.scan = NewScanner([]string{w.root}, nil, 0)
-	w.mirror = NewMirror(filepath.Join(dir, "replica", "identity"), []string{w.root})
+	w.scan = NewScanner(Spec{Roots: []string{w.root}}, 0)
+	w.mirror = NewMirror(filepath.Join(dir, "replica", "identity"), Spec{Roots: []string{w.root}})
 	return w
 }
 
@@ -96,7 +96,7 @@ func TestMirrorAndInstall(t *testing.T) {
 		t.Fatalf("%v, %v", l, err)
 	}
 	// A new start knows it.
-	again := NewMirror(w.mirror.dir, w.mirror.roots)
+	again := NewMirror(w.mirror.dir, w.mirror.spec)
 	if err := again.Load(); err != nil || again.Digest() != w.mirror.Digest() {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestMirrorAndInstall(t *testing.T) {
 		t.Fatal("the standby's own file is gone: ", err)
 	}
 	// Owner, mode, content, links: the same digest.
-	if got, err := NewScanner([]string{w.root}, nil, 0).Digest(); err != nil || got != digest {
+	if got, err := NewScanner(Spec{Roots: []string{w.root}}, 0).Digest(); err != nil || got != digest {
 		t.Fatalf("%q, want %q, %v", got, digest, err)
 	}
 	// Changed again: the first version replaced stays the one that is kept.

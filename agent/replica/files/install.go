@@ -31,17 +31,21 @@ func Install(ctx context.Context, dir string, roots []string) (Installed, error)
 		return Installed{}, fmt.Errorf("install the identity: %w", err)
 	}
 	done := Installed{Digest: man.Digest}
-	for i := range man.Entries {
+	all := man.Entries
+	for _, k := range man.Kept { // what the master lost by accident, perhaps
+		all = append(all, k.Entry)
+	}
+	for i := range all {
 		if err := ctx.Err(); err != nil {
 			return done, fmt.Errorf("install the identity: %w", err)
 		}
-		wrote, err := install(dir, &man.Entries[i], rootOf(man.Entries[i].Path, roots))
+		wrote, err := install(dir, &all[i], rootOf(all[i].Path, roots))
 		if err != nil {
-			return done, fmt.Errorf("install %s: %w", man.Entries[i].Path, err)
+			return done, fmt.Errorf("install %s: %w", all[i].Path, err)
 		}
 		if wrote {
 			done.Written++
-		} else if man.Entries[i].Kind != KindDir {
+		} else if all[i].Kind != KindDir {
 			done.Same++
 		}
 	}

@@ -50,6 +50,8 @@ type Manifest struct {
 	Version int     `json:"version"`
 	Digest  string  `json:"digest"` // over all entries
 	Entries []Entry `json:"entries"`
+	// Kept is what a mirror has beyond that; the master sends none.
+	Kept []Kept `json:"kept,omitempty"`
 }
 
 const manifestVersion = 1
@@ -83,6 +85,14 @@ func ParseManifest(r io.Reader, roots []string) (*Manifest, error) {
 	}
 	if len(m.Entries) > MaxEntries {
 		return nil, fmt.Errorf("the identity has %d files, more than %d", len(m.Entries), MaxEntries)
+	}
+	for i := range m.Kept {
+		if err := m.Kept[i].check(roots); err != nil {
+			return nil, err
+		}
+	}
+	if len(m.Kept) > MaxEntries {
+		return nil, fmt.Errorf("the identity kept %d files, more than %d", len(m.Kept), MaxEntries)
 	}
 	kinds, total := map[string]string{}, int64(0)
 	for i := range m.Entries {

@@ -11,7 +11,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 )
 
 // Mirror keeps an identity by content:
@@ -22,16 +24,85 @@ import (
 // Paths of the master's never become paths here, and a manifest that is there
 // is complete: a new one replaces it only when all its files are.
 type Mirror struct {
-	dir   string
-	roots []string
+	dir  string
+	spec Spec
+	now  func() time.Time // wall clock
 
-	mu  sync.Mutex
-	man *Manifest
+	mu    sync.Mutex
+	man   *Manifest
+	certs []Cert
 }
 
-// NewMirror prepares a mirror in dir; roots are what this host takes as
-// identity. Load reads what is there.
-func NewMirror(dir string, roots []string) *Mirror { return &Mirror{dir: dir, roots: roots} }
+// NewMirror prepares a mirror in dir; spec is what this host takes as identity. Load
+// reads what is there.
+func NewMirror(dir string, spec Spec) *Mirror { return &Mirror{dir: dir, spec: spec, now: time.Now} }
+
+// Certificates are those of the complete identity here.
+func (m *Mirror) Certificates() []Cert {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.certs
+}
+
+// Vanished are the files that the master has lost and that are kept here.
+func (m *Mirror) Vanished() []Kept {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.man == nil {
+		return nil
+	}
+	return m.man.Kept
+}
+
+// set takes a manifest as that of the identity here; nil is none.
+func (m *Mirror) set(man *Manifest) {
+	var certs []Cert
+	if man != nil {
+		certs = certificates(man, m.read)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.man, m.certs = man, certs
+}
+
+func (m *Mirror) read(e *Entry) ([]byte, error) { return os.ReadFile(blob(m.dir, e.SHA256)) }
+
+// Expire forgets what the master lost long enough ago; it writes only then.
+func (m *Mirror) Expire() error {
+	m.mu.Lock()
+	man := m.man
+	m.mu.Unlock()
+	if man == nil || !man.expired(m.now()) {
+		return nil
+	}
+	now := *man
+	now.keep(&Manifest{Kept: man.Kept}, nil, m.now())
+	return m.replace(&now)
+}
+
+// replace writes a manifest whose files are all here, and removes what is of no use any
+// more.
+func (m *Mirror) replace(man *Manifest) error {
+	data, err := json.Marshal(man)
+	if err != nil {
+		return fmt.Errorf("mirror the identity: %w", err)
+	}
+	if err := syncDir(filepath.Join(m.dir, "blobs")); err != nil {
+		return fmt.Errorf("mirror the identity: %w", err)
+	}
+	if err := writeFile(filepath.Join(m.dir, "manifest.json"), data); err != nil {
+		return fmt.Errorf("mirror the identity: %w", err)
+	}
+	m.set(man)
+	keep := map[string]bool{}
+	for _, e := range man.Entries {
+		keep[e.SHA256] = true
+	}
+	for _, k := range man.Kept {
+		keep[k.SHA256] = true
+	}
+	return m.sweep(keep)
+}
 
 // Digest is that of the complete identity here, "" if there is none.
 func (m *Mirror) Digest() string {
@@ -57,13 +128,11 @@ func (m *Mirror) Len() int {
 // that is not whole counts as none, and the error says why; none at all is no
 // error.
 func (m *Mirror) Load() error {
-	man, err := load(m.dir, m.roots)
+	man, err := load(m.dir, m.spec.Roots)
 	if errors.Is(err, os.ErrNotExist) {
 		man, err = nil, nil
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.man = man
+	m.set(man)
 	return err
 }
 
@@ -77,8 +146,12 @@ func load(dir string, roots []string) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the mirrored identity: %w", err)
 	}
-	for i := range man.Entries {
-		e := &man.Entries[i]
+	all := slices.Clone(man.Entries)
+	for _, k := range man.Kept {
+		all = append(all, k.Entry)
+	}
+	for i := range all {
+		e := &all[i]
 		if e.Kind != KindFile {
 			continue
 		}
@@ -91,14 +164,15 @@ func load(dir string, roots []string) (*Manifest, error) {
 
 func blob(dir, sum string) string { return filepath.Join(dir, "blobs", sum) }
 
-// Update fetches the manifest (get with nil) and the files that are not here
-// yet, and then replaces the manifest. After an error the mirror is as before.
+// Update fetches the manifest (get with nil) and the files that are not here yet, and
+// then replaces the manifest, if what came is whole. After an error the mirror is as
+// before. What the master has not any more is kept for a while.
 func (m *Mirror) Update(ctx context.Context, get func(context.Context, *Entry) (io.ReadCloser, error)) error {
 	body, err := get(ctx, nil)
 	if err != nil {
 		return err
 	}
-	man, err := ParseManifest(body, m.roots)
+	man, err := ParseManifest(body, m.spec.Roots)
 	if err := errors.Join(err, body.Close()); err != nil {
 		return err
 	}
@@ -108,31 +182,21 @@ func (m *Mirror) Update(ctx context.Context, get func(context.Context, *Entry) (
 	if err := os.Chmod(m.dir, 0o700); err != nil {
 		return fmt.Errorf("mirror the identity: %w", err)
 	}
-	keep := map[string]bool{}
 	for i := range man.Entries {
-		e := &man.Entries[i]
-		if e.Kind != KindFile || keep[e.SHA256] {
-			continue
-		}
-		keep[e.SHA256] = true
-		if err := m.fetch(ctx, e, get); err != nil {
-			return fmt.Errorf("mirror %s: %w", e.Path, err)
+		if e := &man.Entries[i]; e.Kind == KindFile {
+			if err := m.fetch(ctx, e, get); err != nil {
+				return fmt.Errorf("mirror %s: %w", e.Path, err)
+			}
 		}
 	}
-	data, err := json.Marshal(man)
-	if err != nil {
-		return fmt.Errorf("mirror the identity: %w", err)
-	}
-	if err := syncDir(filepath.Join(m.dir, "blobs")); err != nil {
-		return fmt.Errorf("mirror the identity: %w", err)
-	}
-	if err := writeFile(filepath.Join(m.dir, "manifest.json"), data); err != nil {
-		return fmt.Errorf("mirror the identity: %w", err)
+	if err := whole(man, m.spec.Needed, m.read); err != nil {
+		return fmt.Errorf("the identity on the master is not whole: %w", err)
 	}
 	m.mu.Lock()
-	m.man = man
+	was := m.man
 	m.mu.Unlock()
-	return m.sweep(keep)
+	man.keep(was, m.spec.MayMiss, m.now())
+	return m.replace(man)
 }
 
 // fetch brings one file, if it is not here already.

@@ -24,9 +24,8 @@ import (
 // Scanner lists the identity on the master. Contents are read again only when
 // inode, size, or change time of a file say so.
 type Scanner struct {
-	roots   []string
-	mayMiss []string
-	every   time.Duration
+	spec  Spec
+	every time.Duration
 
 	mu     sync.Mutex
 	at     time.Time
@@ -35,6 +34,11 @@ type Scanner struct {
 	sums   map[string]summed
 	users  map[int]string
 	groups map[int]string
+
+	certs    []Cert // of the identity with the digest certsOf
+	certsOf  string
+	notWhole error // of that with the digest wholeOf
+	wholeOf  string
 }
 
 type summed struct {
@@ -44,11 +48,10 @@ type summed struct {
 	sha          string
 }
 
-// NewScanner lists what is at and below the roots (absolute paths); those of them in
-// mayMiss need not be there. A listing may be as old as every; a new one costs one
-// lstat a file.
-func NewScanner(roots, mayMiss []string, every time.Duration) *Scanner {
-	return &Scanner{roots: roots, mayMiss: mayMiss, every: every, sums: map[string]summed{}, users: map[int]string{}, groups: map[int]string{}}
+// NewScanner lists what is at and below the roots. A listing may be as old as every; a
+// new one costs one lstat a file.
+func NewScanner(spec Spec, every time.Duration) *Scanner {
+	return &Scanner{spec: spec, every: every, sums: map[string]summed{}, users: map[int]string{}, groups: map[int]string{}}
 }
 
 // Digest is the digest of the whole identity at this moment; an error if a
@@ -76,8 +79,8 @@ func (s *Scanner) scan() {
 	sums := map[string]summed{}
 	var total int64
 	s.man, s.err = nil, nil
-	for _, root := range s.roots {
-		if slices.Contains(s.mayMiss, root) {
+	for _, root := range s.spec.Roots {
+		if slices.Contains(s.spec.MayMiss, root) {
 			if _, err := os.Lstat(root); errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
@@ -160,7 +163,7 @@ func (s *Scanner) entry(path string, sums map[string]summed) (e Entry, ok bool, 
 	default:
 		return e, false, nil
 	}
-	return e, true, e.check(s.roots)
+	return e, true, e.check(s.spec.Roots)
 }
 
 // hashFile reads the file as it is now; its size too, it may be growing.
@@ -201,6 +204,40 @@ func (s *Scanner) group(id int) string {
 		s.groups[id] = name
 	}
 	return name
+}
+
+// Certificates are those of the identity at this moment, with the manifest that they are
+// from; they are read again only when something changed.
+func (s *Scanner) Certificates() (*Manifest, []Cert, error) {
+	m, err := s.Manifest()
+	if err != nil {
+		return nil, nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.certsOf != m.Digest {
+		s.certs, s.certsOf = certificates(m, readEntry), m.Digest
+	}
+	return m, s.certs, nil
+}
+
+// Whole says what keeps the identity of a manifest from being one.
+func (s *Scanner) Whole(m *Manifest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wholeOf != m.Digest {
+		s.notWhole, s.wholeOf = whole(m, s.spec.Needed, readEntry), m.Digest
+	}
+	return s.notWhole
+}
+
+func readEntry(e *Entry) ([]byte, error) {
+	f, err := open(e.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxPEM))
 }
 
 // ServeManifest answers with the manifest as JSON.
