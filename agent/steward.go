@@ -369,7 +369,7 @@ func (a *agent) tend(ctx context.Context) {
 	best := ""
 	for _, sv := range servers {
 		m, ok := a.member(sv.Node)
-		if sv.Voter && ok && m.Status == member.Alive && sv.Node != a.cfg.Node && time.Since(a.seen.since(sv.Node)) > 2*a.cfg.LeaseTTL {
+		if sv.Voter && ok && m.Status == member.Alive && sv.Node != a.cfg.Node && time.Since(a.seen.since(sv.Node)) > 2*a.cfg.LeaseTTL && a.quorum.MayTransferTo(sv.Node) {
 			if best == "" || m.Tags[tagCandidate] == "" {
 				best = sv.Node
 			}

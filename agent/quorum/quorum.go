@@ -77,6 +77,7 @@ type Quorum struct {
 
 	mu      sync.Mutex
 	closed  bool
+	failed  map[string]time.Time // transfers to each node: when one failed last
 	workers sync.WaitGroup
 	once    sync.Once
 	closing chan struct{}
@@ -368,17 +369,4 @@ func (q *Quorum) change(ctx context.Context, what, node string, f func(raft.Serv
 	q.tell()
 	q.notify()
 	return nil
-}
-
-// TransferTo makes node, a voter, the arbiter.
-func (q *Quorum) TransferTo(ctx context.Context, node string) error {
-	what := "making " + node + " the arbiter"
-	if err := checkName("node", node); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	if !q.IsLeader() {
-		return fmt.Errorf("%s: %w", what, q.notLeader())
-	}
-	s := q.server(node)
-	return q.wait(ctx, what, q.raft.LeadershipTransferToServer(s.ID, s.Address))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,6 +151,31 @@ func TestTransferAndFarewell(t *testing.T) {
 		c.stop("n3")
 		if took := c.await("a successor", func() bool { return c.nodes["n1"].IsLeader() || c.nodes["n2"].IsLeader() }); took > c.times.detect/2 {
 			t.Errorf("the successor took %v", took)
+		}
+	})
+}
+
+// Who did not take the office over is left alone for a while: asked again too early, raft
+// may lose its way.
+func TestTransferFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		first := c.form(3, 0)
+		defer c.stopAll()
+		c.net.cut(true, []string{"n3"}, []string{"n1", "n2"})
+		if err := first.TransferTo(t.Context(), "n3"); err == nil {
+			t.Fatal("n3, which nobody reaches, took the office over")
+		}
+		if err := first.TransferTo(t.Context(), "n3"); err == nil || !strings.Contains(err.Error(), "did not take") || first.MayTransferTo("n3") {
+			t.Errorf("asked again at once: %v", err)
+		}
+		c.net.cut(false, []string{"n3"}, []string{"n1", "n2"})
+		if err := first.TransferTo(t.Context(), "n2"); err != nil {
+			t.Errorf("another one: %v", err)
+		}
+		time.Sleep(transferRest)
+		if !first.MayTransferTo("n3") {
+			t.Error("after a while it still may not be asked")
 		}
 	})
 }

@@ -20,25 +20,6 @@ func (q *Quorum) Run(ctx context.Context) error {
 	return errors.Join(err, q.Close())
 }
 
-// handOn lets the other voters go on without waiting for a timeout, when the
-// agent is restarted or upgraded.
-func (q *Quorum) handOn() {
-	servers, err := q.Servers()
-	if err != nil || q.raft.State() != raft.Leader {
-		return
-	}
-	for _, s := range servers {
-		if s.Voter && s.Node != q.cfg.Node {
-			ctx, cancel := context.WithTimeout(context.Background(), q.times.detect)
-			defer cancel()
-			if err := q.wait(ctx, "handing on the arbiter's duty", q.raft.LeadershipTransfer()); err != nil {
-				q.log.Debug("stopping as arbiter without a successor", "err", err)
-			}
-			return
-		}
-	}
-}
-
 // Close stops everything and returns when all goroutines have ended. Run does it
 // too; further calls return the same.
 func (q *Quorum) Close() error {
@@ -114,8 +95,24 @@ func (q *Quorum) reload(c raft.ReloadableConfig) {
 // that was agreed on before the election.
 func (q *Quorum) prepare() {
 	term := q.raft.CurrentTerm()
-	if err := q.raft.Barrier(0).Error(); err != nil {
-		return // leadership lost again, or stopped
+	for begin := time.Now(); ; {
+		err := q.raft.Barrier(0).Error()
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+			return // leadership lost again, or stopped
+		}
+		// The transfer is one of an earlier leadership: it ends with its last call, or never.
+		if time.Since(begin) > 3*q.times.rpc {
+			q.fail(errStuck)
+			return
+		}
+		select {
+		case <-q.closing:
+			return
+		case <-time.After(q.times.detect / 4):
+		}
 	}
 	if q.raft.State() == raft.Leader && q.raft.CurrentTerm() == term {
 		q.ready.Store(term)
