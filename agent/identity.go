@@ -35,12 +35,15 @@ type names struct {
 	own netip.Addr // this host's address
 }
 
-func (a *agent) names() names {
-	n := names{vip: a.vip(), own: *a.addr.Load()}
-	if u, err := url.Parse(a.cfg.Candidate.ControlPlane.API.URL); err == nil && u.Scheme == "https" {
-		n.api = u.Hostname()
+func (a *agent) names() names { return namesOf(a.cfg.Candidate, *a.addr.Load()) }
+
+// apiHost is the host of an https URL; "" for http.
+func apiHost(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "https" {
+		return ""
 	}
-	return n
+	return u.Hostname()
 }
 
 // missing are the names that a certificate lacks and that somebody goes by: everybody by

@@ -159,6 +159,8 @@ func facts(programs ...string) Facts {
 func TestSkew(t *testing.T) {
 	running := facts("k3s v1.34.1+k3s1")
 	running.Running = "v1.33.5+k3s1" // upgraded, and not restarted yet
+	unmarked := facts("k3s v1.34.1+k3s1")
+	unmarked.Running = "v0.0.0-master"
 	for _, tc := range []struct {
 		own, master Facts
 		want        string // "" = none; a leading ! blocks
@@ -168,6 +170,7 @@ func TestSkew(t *testing.T) {
 		{facts("k3s v1.35.0+k3s1"), facts("k3s v1.34.1+k3s1"), "a failover to this host is an upgrade"},
 		{facts("k3s v1.36.0+k3s1"), facts("k3s v1.34.1+k3s1"), "!must not skip a minor version"},
 		{facts("k3s v1.33.9+k3s1"), running, ""},
+		{facts("k3s v1.33.9+k3s1"), unmarked, "!on the master"},
 		{facts("k3s v2.0.0+k3s1"), facts("k3s v1.34.1+k3s1"), "!v2.0.0"},
 		{facts("kube-apiserver v1.33.0", "kine v0.13.0"), facts("kube-apiserver v1.33.0", "kine v0.14.1"), "!kine v0.13.0 here, v0.14.1 on the master"},
 		{facts("kine v0.17.0"), facts("kine v0.14.1"), ""},

@@ -147,7 +147,7 @@ func Skew(own, master Facts) []Finding {
 	var out []Finding
 	for _, p := range own.Programs {
 		theirs := master.Running
-		if p.Name == "kine" || theirs == "" {
+		if _, ok := parseVersion(theirs); !ok || p.Name == "kine" {
 			theirs = master.version(p.Name)
 		}
 		a, ok := parseVersion(p.Version)

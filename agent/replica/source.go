@@ -92,6 +92,11 @@ var looks = []time.Duration{settle, 20 * time.Millisecond, 50 * time.Millisecond
 // it. Run it once.
 func (s *Source) Run(ctx context.Context) error {
 	defer s.stop()
+	scanCtx, stopScan := context.WithCancel(ctx)
+	var scan sync.WaitGroup
+	scan.Go(func() { _ = s.scan.Run(scanCtx) })
+	defer scan.Wait()
+	defer stopScan()
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil { // out of inotify instances: the poll remains
 		s.cfg.Log.Warn("inotify is not to be had; replication lags by up to a second", "err", err)

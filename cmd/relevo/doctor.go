@@ -115,6 +115,7 @@ func examine(ctx context.Context, cfg *config.Config) []finding {
 	for _, u := range cp.Units {
 		out = append(out, checkUnit(ctx, m, u))
 	}
+	out = append(out, checkControlPlane(ctx, m, cfg)...)
 	out = append(out, checkSpace(cp.Datastore.Path))
 	if v := cfg.Candidate.VIP; v != nil {
 		out = append(out, checkCertificate(ctx, cp.API, v.Address.Addr().String()))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,23 @@ func TestK3s(t *testing.T) {
 			c.isAgent(n)
 		}
 	}
+	// Upgrades in the wrong order: what would be a downgrade of the API is not ready.
+	c.installK3s(n1, "v1.36.4+k3s1")
+	ok(t, hosts.Until(within(t, 90*time.Second), "n1 to be found too old", func(ctx context.Context) error {
+		st, err := n4.status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, b := range st.Standbys {
+			if b.Node == "n1" && !b.Ready && strings.Contains(b.Why, "k3s v1.36.4+k3s1 here, "+k3sVersion+" on the master") {
+				t.Logf("n1: %s", b.Why)
+				return nil
+			}
+		}
+		return fmt.Errorf("the standbys are %+v", st.Standbys)
+	}))
+	c.installK3s(n1, k3sVersion)
+	c.waitStandby(2*time.Minute, "n1")
 	ok(t, hosts.Until(within(t, 30*time.Second), "no problems", func(ctx context.Context) error {
 		st, err := n4.status(ctx)
 		if err == nil && st.Degraded() {
@@ -76,6 +94,17 @@ func TestK3s(t *testing.T) {
 		}
 		return err
 	}))
+}
+
+// installK3s puts another version of k3s on a host, as its installer does; what runs goes
+// on as it is.
+func (c *cluster) installK3s(n *node, version string) {
+	c.t.Helper()
+	bin, err := hosts.BuildK3s(within(c.t, 5*time.Minute), io.Discard, version)
+	ok(c.t, err)
+	ok(c.t, n.CopyIn(within(c.t, time.Minute), bin, hosts.K3sProgram+".new", 0o755))
+	_, err = n.Run(within(c.t, 10*time.Second), "mv", hosts.K3sProgram+".new", hosts.K3sProgram)
+	ok(c.t, err)
 }
 
 // isServer: k3s runs, the agent does not, and its node goes on under its own name.

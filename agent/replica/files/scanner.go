@@ -35,6 +35,9 @@ type Scanner struct {
 	users  map[int]string
 	groups map[int]string
 
+	watched bool // inotify tells of changes
+	stale   bool // and has told of one since the listing began
+
 	certs    []Cert // of the identity with the digest certsOf
 	certsOf  string
 	notWhole error // of that with the digest wholeOf
@@ -68,7 +71,8 @@ func (s *Scanner) Digest() (string, error) {
 func (s *Scanner) Manifest() (*Manifest, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.at.IsZero() || time.Since(s.at) >= s.every {
+	if s.due() {
+		s.stale = false // what changes from here on is another change
 		s.scan()
 	}
 	return s.man, s.err
