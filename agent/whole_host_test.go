@@ -74,7 +74,7 @@ func (h *testHost) boot() {
 	done := make(chan error, 1)
 	limits := health.DefaultThresholds()
 	limits.Earliest = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC) // where fake time begins
-	a := newAgent(h.cfg, Options{Health: limits, HealthRoot: h.w.machine, Units: h, Hooks: h.hook, HooksDir: filepath.Join(h.dir, "hooks.d"), HooksOwner: os.Getuid(), Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: h.exit, Probe: h.probe, Fence: h.w.device})
+	a := newAgent(h.cfg, Options{Health: limits, HealthRoot: h.w.machine, Units: h, Hooks: h.hook, HooksDir: filepath.Join(h.dir, "hooks.d"), HooksOwner: os.Getuid(), Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: h.exit, Probe: h.probe, Fence: h.w.device, Services: h.services})
 	if err := a.build(ctx); err != nil {
 		h.w.t.Fatalf("build the agent of %s: %v", h.name, err)
 	}

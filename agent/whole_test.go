@@ -42,6 +42,7 @@ type world struct {
 	wall  map[string]bool // hosts whose API nobody else reaches
 	fence func(ctx context.Context, o fenceOrder) error
 	bad   bool // two are expected: a protection is switched off
+	kube  *fakeKube
 }
 
 // whole runs a test in a bubble: names like "n1 n2 n3 v4", of which those with an n
@@ -54,7 +55,7 @@ func whole(t *testing.T, names string, f func(t *testing.T, w *world)) {
 func bubble(t *testing.T, names string, f func(t *testing.T, w *world)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, net: memnet.New(), begin: time.Now(), machine: filepath.Join(dir, "machine"), log: &tail{}}
+		w := &world{t: t, net: memnet.New(), begin: time.Now(), machine: filepath.Join(dir, "machine"), log: &tail{}, kube: newFakeKube()}
 		if err := os.Mkdir(w.machine, 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -34,6 +34,15 @@ func (c *cluster) client(from *node, timeout time.Duration) dynamic.ResourceInte
 
 // clientOf speaks with one address of the API.
 func (c *cluster) clientOf(ip string, from *node, timeout time.Duration) dynamic.ResourceInterface {
+	return c.dynamic(ip, from, timeout).Resource(configMaps).Namespace("default")
+}
+
+// dynamicOf speaks of one resource in the namespace default, through the virtual IP.
+func (c *cluster) dynamicOf(from *node, r schema.GroupVersionResource) dynamic.ResourceInterface {
+	return c.dynamic(hosts.VIP, from, 0).Resource(r).Namespace("default")
+}
+
+func (c *cluster) dynamic(ip string, from *node, timeout time.Duration) dynamic.Interface {
 	d, err := dynamic.NewForConfig(&rest.Config{
 		Host:            fmt.Sprintf("https://%s:%d", ip, hosts.APIPort),
 		BearerToken:     c.kube.Token,
@@ -44,7 +53,7 @@ func (c *cluster) clientOf(ip string, from *node, timeout time.Duration) dynamic
 		Timeout: timeout, QPS: 1e6, Burst: 1e6,
 	})
 	ok(c.t, err)
-	return d.Resource(configMaps).Namespace("default")
+	return d
 }
 
 // write is one acknowledged write.
