@@ -180,9 +180,15 @@ func TestRealToken(t *testing.T) {
 	for _, doc := range strings.Split(Manifests(RBAC{Namespace: "kube-system"}), "\n---\n") {
 		r.apply(c, doc)
 	}
+	if _, err := c.ReadToken(t.Context(), "kube-system"); err == nil || !strings.Contains(err.Error(), "has no token yet") {
+		t.Errorf("a Secret that nobody has filled: %v", err)
+	}
 	token, err := c.MakeToken(t.Context(), "kube-system", time.Hour)
-	if err != nil {
-		t.Fatal(err)
+	ok(t, err)
+	// There is no controller manager here; the test does what it does.
+	r.must(c, "PATCH", "/api/v1/namespaces/kube-system/secrets/relevo", `{"stringData": {"token": "lasting"}}`)
+	if got, err := c.ReadToken(t.Context(), "kube-system"); err != nil || got != "lasting" {
+		t.Errorf("the lasting token: %q, %v", got, err)
 	}
 	path := r.file("rotated", "not a token")
 	f := follow(t, r.clientOf(path), "")

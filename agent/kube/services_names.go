@@ -14,6 +14,10 @@ import (
 // unknownType is announced where nothing tells what a port speaks.
 const unknownType = "_kube-service._tcp"
 
+// reserved types are the agents' own: whoever may make a Service could otherwise send
+// people who look for the API elsewhere.
+var reserved = map[string]bool{"_relevo._tcp": true, "_kubernetes._tcp": true}
+
 // byNumber is what is spoken on ports whose number says it.
 var byNumber = map[int]string{
 	22: "ssh", 25: "smtp", 53: "domain", 80: "http", 123: "ntp", 143: "imap", 389: "ldap", 443: "https", 445: "smb", 554: "rtsp",
@@ -39,6 +43,8 @@ func (w *wishes) typeOf(sv *Service, p ServicePort) (typ, complaint string) {
 	}
 	if asked != "" {
 		switch typ := wellFormed(asked, proto); {
+		case reserved[strings.ToLower(typ)]:
+			complaint = fmt.Sprintf("annotation type %s: by that relevo's agents find each other and the API; no Service may be announced as it", typ)
 		case !avahi.ValidType(typ):
 			complaint = fmt.Sprintf("annotation type %s: something like _http._tcp is allowed, with at most 15 letters, digits and hyphens", avahi.Printable(asked, 63))
 		case strings.HasSuffix(typ, "."+proto):
@@ -53,7 +59,7 @@ func (w *wishes) typeOf(sv *Service, p ServicePort) (typ, complaint string) {
 	}
 	for _, word := range []string{app, strings.ToLower(p.Name)} {
 		for _, try := range []string{word, first(word)} {
-			if t := "_" + cmp.Or(byWord[try], try) + "." + proto; try != "" && avahi.KnownType(t) {
+			if t := "_" + cmp.Or(byWord[try], try) + "." + proto; try != "" && avahi.KnownType(t) && !reserved[t] {
 				return t, complaint
 			}
 		}
@@ -64,7 +70,7 @@ func (w *wishes) typeOf(sv *Service, p ServicePort) (typ, complaint string) {
 		}
 	}
 	for _, word := range []string{app, strings.ToLower(p.Name)} {
-		if t := "_" + word + "." + proto; avahi.ValidType(t) {
+		if t := "_" + word + "." + proto; avahi.ValidType(t) && !reserved[t] {
 			return t, complaint
 		}
 	}

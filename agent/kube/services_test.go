@@ -211,6 +211,9 @@ func TestTypes(t *testing.T) {
 		{annotations: `"relevo.dev/type": "daap"`, port: 80, want: "_daap._tcp"},
 		{annotations: `"relevo.dev/type": "_daap._tcp.local."`, port: 80, want: "_daap._tcp"},
 		{annotations: `"relevo.dev/type.p": "daap", "relevo.dev/type": "ipp"`, name: "p", port: 80, want: "_daap._tcp"},
+		{annotations: `"relevo.dev/type": "_Kubernetes._tcp"`, port: 80, want: "_http._tcp", complains: true},
+		{annotations: `"relevo.dev/type": "relevo"`, port: 80, want: "_http._tcp", complains: true},
+		{name: "kubernetes", port: 1, want: "_kube-service._tcp"},
 		{annotations: `"relevo.dev/type": "_sip._udp"`, port: 80, want: "_http._tcp", complains: true},
 		{annotations: `"relevo.dev/type": "no type \u0007"`, port: 80, want: "_http._tcp", complains: true},
 	} {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -62,7 +64,7 @@ func TestKubernetesServices(t *testing.T) {
 
 		begin = time.Now()
 		patch(services, name, fmt.Sprintf(`{"spec": {"ports": [{"name": "http", "port": 80, "nodePort": %d}]}}`, port+500))
-		changed = append(changed, c.resolved(t, n4, name, strconv.Itoa(port+500)).Sub(begin))
+		changed = append(changed, n4.resolved(t, name, strconv.Itoa(port+500)).Sub(begin))
 
 		if i%4 == 0 {
 			begin = time.Now()
@@ -127,6 +129,9 @@ func TestKubernetesServices(t *testing.T) {
 	}
 	out, err := n4.Run(within(t, 10*time.Second), "relevo", "services")
 	ok(t, err)
+	b.mu.Lock()
+	t.Logf("avahi-browse resolved %d times over IPv6", b.overIPv6)
+	b.mu.Unlock()
 	t.Logf("relevo services on n4:\n%s", out)
 }
 
@@ -148,11 +153,12 @@ func endpointSlice(service string) *unstructured.Unstructured {
 
 // browse is avahi-browse that runs until the test ends.
 type browsing struct {
-	mu     sync.Mutex
-	lines  []browsed
-	ports  map[string]map[string]bool // of what is there now, by name
-	moved  chan struct{}              // closed at the next line
-	cancel context.CancelFunc
+	mu       sync.Mutex
+	lines    []browsed
+	ports    map[string]map[string]bool // of what is there now, by name
+	moved    chan struct{}              // closed at the next line
+	overIPv6 int                        // resolved by asking over IPv6
+	cancel   context.CancelFunc
 }
 
 type browsed struct {
@@ -185,6 +191,11 @@ func (c *cluster) startBrowse(from *node, typ string) *browsing {
 
 func (b *browsing) line(f []string) {
 	if len(f) < 6 || f[2] != "IPv4" {
+		if f[0] == "=" {
+			b.mu.Lock()
+			b.overIPv6++
+			b.mu.Unlock()
+		}
 		return
 	}
 	l := browsed{at: time.Now(), sign: f[0], name: f[3]}
@@ -239,22 +250,39 @@ func (b *browsing) unseen(t *testing.T, name string) time.Time {
 	return b.wait(t, name+" gone", func() bool { return b.ports[name] == nil })
 }
 
-// resolved waits until whoever asks now is told of a port, and of no other: a browser
-// that runs does not ask again for what it has resolved.
-func (c *cluster) resolved(t *testing.T, from *node, name, port string) (at time.Time) {
+// resolved asks the LAN, from a host, where a service is until it is at a port, and
+// returns when. A browser that runs does not ask again for what it has resolved.
+func (n *node) resolved(t *testing.T, name, port string) (at time.Time) {
 	t.Helper()
-	ok(t, hosts.Until(within(t, 30*time.Second), name+" at port "+port, func(ctx context.Context) error {
-		out, err := from.Run(ctx, "avahi-browse", "-rpc", "_http._tcp")
+	var conn *net.UDPConn
+	ok(t, n.Do(func() (err error) {
+		conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: n.IP.AsSlice()})
+		return err
+	}))
+	defer conn.Close()
+	q := new(dns.Msg).SetQuestion(name+"._http._tcp.local.", dns.TypeSRV)
+	ask, err := q.Pack()
+	ok(t, err)
+	buf := make([]byte, 9000)
+	ok(t, hosts.Until(within(t, 30*time.Second), name+" at port "+port, func(context.Context) error {
+		if _, err := conn.WriteToUDP(ask, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353}); err != nil {
+			return err
+		}
+		conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		n, err := conn.Read(buf)
 		if err != nil {
 			return err
 		}
 		at = time.Now()
-		for l := range strings.Lines(out) {
-			if f := strings.Split(l, ";"); len(f) > 8 && f[0] == "=" && f[2] == "IPv4" && f[3] == name {
-				if f[8] == port {
-					return nil
-				}
-				return fmt.Errorf("it is at %s", f[8])
+		var a dns.Msg
+		if err := a.Unpack(buf[:n]); err != nil {
+			return err
+		}
+		for _, r := range a.Answer {
+			if srv, ok := r.(*dns.SRV); ok && strconv.Itoa(int(srv.Port)) != port {
+				return fmt.Errorf("it is at %d", srv.Port)
+			} else if ok {
+				return nil
 			}
 		}
 		return errors.New("nobody announces it")
