@@ -119,18 +119,40 @@ func (w *world) listed(want string, hosts ...string) {
 	}
 }
 
-// TestWholeServices: the Services of Kubernetes are offered once, by the master; after a
+// always checks, until it is called back, that a host lists something.
+func (w *world) always(host, what string) (end func()) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if got := w.host(host).lists(); !strings.Contains(got, what) {
+				w.t.Errorf("after %v %s lists %q, without %s", time.Since(w.begin), host, got, what)
+				return
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { close(stop); <-done }
+}
+
+// TestWholeKubernetesServices: the Services of Kubernetes are offered once, by the master; after a
 // failover by the next one, and nothing that was deleted meanwhile stays.
-func TestWholeServices(t *testing.T) {
+func TestWholeKubernetesServices(t *testing.T) {
 	founded(t, "n1 n2 n3 v4", func(t *testing.T, w *world) {
 		w.kube.put("web", "mail")
 		w.listed("mail@n1 web@n1", "n1", "n2", "n3", "v4")
 		w.kube.put("web")
 		w.listed("web@n1", "n1", "n2", "n3", "v4")
+		always := w.always("v4", "web@")
 		w.host("n1").crash()
 		w.kube.put("web", "chat") // in the datastore while nobody follows
 		m := w.follows("n1", 2)
 		w.listed("chat@"+m.name+" web@"+m.name, "n2", "n3", "v4")
+		always()
 		w.kube.mu.Lock()
 		defer w.kube.mu.Unlock()
 		for name, n := range w.kube.asked {
@@ -141,49 +163,36 @@ func TestWholeServices(t *testing.T) {
 	})
 }
 
-// TestWholeServicesSwitchover: who hands over goes on offering until the next one does,
+// TestWholeKubernetesSwitchover: who hands over goes on offering until the next one does,
 // so that at no moment a member lists nothing.
-func TestWholeServicesSwitchover(t *testing.T) {
+func TestWholeKubernetesSwitchover(t *testing.T) {
 	founded(t, "n1 n2 n3 v4", func(t *testing.T, w *world) {
 		w.kube.put("web")
 		w.listed("web@n1", "n1", "n2", "n3", "v4")
 		w.kube.mu.Lock()
 		w.kube.slow = 10 * time.Second // the API of the next master takes its time
 		w.kube.mu.Unlock()
-		stop, done := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(done)
-			for {
-				if w.host("v4").lists() == "" {
-					t.Error("v4 lists nothing on the way")
-				}
-				select {
-				case <-stop:
-					return
-				case <-time.After(50 * time.Millisecond):
-				}
-			}
-		}()
+		always := w.always("v4", "web@")
 		if _, err := w.host("v4").agent.Do(t.Context(), api.Order{Verb: api.VerbStepDown, To: "n2", By: "ann"}); err != nil {
 			t.Error(err)
 		}
 		m := w.follows("n1", 2)
 		w.listed("web@"+m.name, "n1", "n2", "n3", "v4")
-		close(stop)
-		<-done
+		always()
 	})
 }
 
-// TestWholeServicesLinger: what nobody takes over is not offered for ever.
-func TestWholeServicesLinger(t *testing.T) {
+// TestWholeKubernetesLinger: what nobody takes over is not offered for ever.
+func TestWholeKubernetesLinger(t *testing.T) {
 	founded(t, "n1 n2 n3 v4", func(t *testing.T, w *world) {
 		w.kube.put("web")
 		w.listed("web@n1", "n1", "v4")
 		w.isolate(w.host("n1"), true)
 		m := w.follows("n1", 2)
 		w.kube.put() // gone, and n1 cannot know
-		w.listed("", m.name, "v4")
-		w.until(2*lingering, "n1 gives up", func() bool { return w.host("n1").lists() == "" })
+		for _, name := range []string{m.name, "v4", "n1"} {
+			w.until(2*lingering, name+" lists it no more", func() bool { return w.host(name).lists() == "" })
+		}
 		w.isolate(w.host("n1"), false)
 	})
 }

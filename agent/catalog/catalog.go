@@ -170,6 +170,32 @@ func (c *Catalog) Tag() string {
 	return c.mine.have.tag()
 }
 
+// succession is how long the Services of Kubernetes stay in the view after the member
+// that offered them is lost, if nobody else offers any: they are the cluster's and not
+// that member's, and its successor finds them all in the datastore.
+const succession = time.Minute
+
+// orphans are the Services that the member offered who was lost last; c.mu is held.
+// What was at an address of its own is lost with it.
+func (c *Catalog) orphans() (out []Entry) {
+	var last *remote
+	for _, r := range c.remotes {
+		if time.Since(r.lost) < succession && (last == nil || r.lost.After(last.lost)) && slices.ContainsFunc(r.entries, func(e Entry) bool { return e.Origin == Kubernetes }) {
+			last = r
+		}
+	}
+	if last == nil {
+		return nil
+	}
+	for _, e := range last.entries {
+		if e.Origin == Kubernetes && len(e.Addrs) > 0 {
+			e.Why = e.Owner + " is lost; the next master offers this"
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 // All are the entries of every member that is alive, sorted by type, name and node.
 // What several members read in Cloudy's ring is there once.
 func (c *Catalog) All() []Entry {
@@ -184,6 +210,9 @@ func (c *Catalog) All() []Entry {
 		if r.alive {
 			out = append(out, r.entries...)
 		}
+	}
+	if !slices.ContainsFunc(out, func(e Entry) bool { return e.Origin == Kubernetes }) {
+		out = append(out, c.orphans()...)
 	}
 	slices.SortFunc(out, compare)
 	type place struct{ name, typ, node, host, addrs, port string }

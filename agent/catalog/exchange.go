@@ -29,9 +29,10 @@ const (
 // remote is another member's list.
 type remote struct {
 	alive    bool
-	tag      Have // that it gossips
-	asked    Have // tag of the newest question; it is answered by whatever the owner says
-	have     Have // that we have
+	lost     time.Time // since when it is not, without having left; zero = it is, or left
+	tag      Have      // that it gossips
+	asked    Have      // tag of the newest question; it is answered by whatever the owner says
+	have     Have      // that we have
 	entries  []Entry
 	problems []Problem
 
@@ -142,7 +143,10 @@ func (c *Catalog) meet(members []Member, now time.Time) {
 			c.remotes[m.Node] = r
 		}
 		if r.alive != m.Alive {
-			r.alive = m.Alive
+			r.alive, r.lost = m.Alive, time.Time{}
+			if !m.Alive && !m.Left {
+				r.lost = now
+			}
 			if len(r.entries)+len(r.problems) > 0 {
 				kick(c.changes)
 			}

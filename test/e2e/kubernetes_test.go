@@ -114,6 +114,7 @@ func TestKubernetesServices(t *testing.T) {
 	c.waitReady(2*time.Minute, s.Master.Node, 2)
 
 	// Switchover: the one before goes on until the next one offers the same.
+	c.waitStandby(time.Minute, "n1")
 	mark = b.mark()
 	p = c.pollServices(n4)
 	_, err := n4.Run(within(t, 2*time.Minute), "relevo", "step-down", "--to", "n1", "--why", "test")
