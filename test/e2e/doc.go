@@ -6,6 +6,7 @@
 //   - clients_test.go: a writer that remembers what was acknowledged, and an informer
 //   - failover_test.go: the main job; blackout_test.go: power cut of everybody
 //   - fence_test.go: every way to lose the agent without losing the host
+//   - kubernetes_test.go: Services of Kubernetes as avahi-browse on another host sees them
 //   - orders_test.go: pause, step-down, failover, acknowledge, remove
 //   - nemesis_test.go: faults in any order, and every audit after each
 //   - network_test.go: without avahi-daemon, and with a new address
