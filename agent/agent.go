@@ -182,7 +182,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if a.id.Node() != cfg.Node {
 		return fmt.Errorf("the configuration names this host %s, its certificate %s: set node: %s, or accept an invitation for %s", cfg.Node, a.id.Node(), a.id.Node(), cfg.Node)
 	}
-	key, err := peer.ReadGossipKey(cfg.Gossip.KeyFile)
+	keys, err := peer.ReadGossipKeys(cfg.Gossip.KeyFile)
 	if err != nil {
 		return err
 	}
@@ -198,6 +198,9 @@ func (a *agent) build(ctx context.Context) (err error) {
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
+	}
+	if err := a.readRoll(); err != nil {
+		return err
 	}
 	if _, err := os.Stat(filepath.Join(cfg.DataDir, "bootstrap")); err == nil {
 		a.founder = true
@@ -216,7 +219,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if err := a.buildLoop(); err != nil {
 		return err
 	}
-	if err := a.buildNet(ctx, key); err != nil {
+	if err := a.buildNet(ctx, keys); err != nil {
 		return err
 	}
 	a.api, err = api.Listen(api.Config{Socket: cfg.Socket, Group: "relevo", Others: api.AccessRole(cfg.Access.Others), Event: a.asked, Audit: a.Audit, Listen: cfg.HTTP.Listen, Node: cfg.Node, Source: a, Remote: a.port.Clients(), Grants: a, Log: a.log})
@@ -331,7 +334,7 @@ func (a *agent) prepareHost(ctx context.Context) (active bool, err error) {
 	return active, nil
 }
 
-func (a *agent) buildNet(ctx context.Context, key []byte) (err error) {
+func (a *agent) buildNet(ctx context.Context, keys [][]byte) (err error) {
 	nw := a.opts.Net
 	var gossip func(ip string, port int) (memberlist.NodeAwareTransport, error)
 	// An address may go with its DHCP lease: listen on all of them.
@@ -349,7 +352,7 @@ func (a *agent) buildNet(ctx context.Context, key []byte) (err error) {
 		gossip, dial = nw.Gossip, nw.Dial
 	}
 	a.pool, err = member.New(member.Config{
-		Node: a.cfg.Node, BindAddr: bind, AdvertiseAddr: a.addr.Load().String(), Port: a.cfg.Gossip.Port, Key: key, Tags: a.tags(),
+		Node: a.cfg.Node, BindAddr: bind, AdvertiseAddr: a.addr.Load().String(), Port: a.cfg.Gossip.Port, Keys: keys, Tags: a.tags(),
 		PeersFile: filepath.Join(a.cfg.DataDir, "peers"), Join: a.joinAddrs, Transport: gossip, Log: a.log,
 	})
 	if err != nil {
@@ -426,6 +429,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.audits(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })
+	g.Go(func() error { return a.keepTrust(ctx) })
 	g.Go(func() error { return a.services(ctx) })
 	g.Go(func() error { return a.catalog.Run(ctx) })
 	g.Go(func() error { return a.fileServices(ctx) })

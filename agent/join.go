@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"relevo.dev/relevo/agent/api"
@@ -30,13 +28,6 @@ const (
 	pathTokens = "/v1/trust/tokens"
 	pathAdmit  = "/v1/trust/admit"
 )
-
-// trustHandlers are what agents ask each other about who may be one of them.
-func (a *agent) trustHandlers(mux *http.ServeMux) {
-	handle(mux, pathToken, a.tokenKey)
-	handle(mux, pathTokens, a.tokens)
-	handle(mux, pathAdmit, a.admit)
-}
 
 // admitRequest is what a voter asks the arbiter, admitReply what becomes of it.
 type (
@@ -64,12 +55,6 @@ const (
 	maxWrong    = 5
 	maxGuessers = 256
 )
-
-// trust is what this agent does for the trust between members.
-type trust struct {
-	proofs  proofs
-	friends atomic.Pointer[map[string]bool] // IP addresses of members
-}
 
 // refuse says whether an address has tried too often.
 func (p *proofs) refuse(ip string) bool {

@@ -23,8 +23,6 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 	switch o.Verb {
 	case api.VerbLeave:
 		return a.leave(ctx, o)
-	case api.VerbRemove:
-		return a.remove(o)
 	case api.VerbVerify:
 		return a.checkStandbys(ctx, o)
 	case api.VerbTokenCreate:
@@ -74,6 +72,10 @@ func (a *agent) order(ctx context.Context, from string, o api.Order) (api.Done, 
 		return a.orderSwitchover(ctx, o, d)
 	case api.VerbTokenCreate, api.VerbTokenRevoke:
 		return a.orderToken(ctx, o, d)
+	case api.VerbRotate:
+		return a.orderRotate(ctx, o, d)
+	case api.VerbRemove:
+		return a.remove(ctx, o, d)
 	}
 	return d, fmt.Errorf("this agent does not know how to %q: is it older than the one that asks?", o.Verb)
 }
@@ -96,6 +98,7 @@ func (a *agent) leave(ctx context.Context, o api.Order) (api.Done, error) {
 			}
 		}
 	}
+	a.sayGoodbye(ctx)
 	if err := a.pool.Leave(ctx); err != nil {
 		return d, err
 	}
@@ -115,21 +118,6 @@ func (a *agent) heir() string {
 		}
 	}
 	return ""
-}
-
-// remove declares that a member which is lost does not come back.
-func (a *agent) remove(o api.Order) (api.Done, error) {
-	m, ok := a.member(o.To)
-	switch {
-	case !ok:
-		return api.Done{}, fmt.Errorf("%s is no member: `relevo members` shows who is", o.To)
-	case m.Status == member.Alive:
-		return api.Done{}, fmt.Errorf("%s is alive: run `relevo leave` on it", o.To)
-	}
-	if err := a.pool.Remove(o.To); err != nil {
-		return api.Done{}, err
-	}
-	return api.Done{Text: o.To + " is no member any more; its vote is replaced within seconds. Its certificate stays valid: if the board was stolen, found the cluster anew"}, nil
 }
 
 func noteOf(notes []string, node string) string {

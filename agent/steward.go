@@ -60,6 +60,9 @@ func (a *agent) tags() map[string]string {
 	if n := a.term.Load(); n > 0 {
 		t[tagTerm] = strconv.FormatUint(n, 10)
 	}
+	if n := a.roll().Version; n > 0 {
+		t[tagTrust] = strconv.FormatUint(n, 10)
+	}
 	return t
 }
 
@@ -89,6 +92,11 @@ func (a *agent) resolve(node string) (string, error) {
 		// Not heard of since we started; but where it was, it may be.
 		if addr, ok := a.pool.Lookup(node); ok {
 			return net.JoinHostPort(addr, strconv.Itoa(a.cfg.Peer.Port)), nil
+		}
+		for _, e := range a.board.Found() {
+			if e.Type == relevoType && e.Name == node && e.Value("cluster") == a.id.ClusterID() {
+				return net.JoinHostPort(e.Addr.String(), strconv.Itoa(e.Port)), nil
+			}
 		}
 		return "", fmt.Errorf("%s is not in the pool", node)
 	}
@@ -338,18 +346,7 @@ func (a *agent) tend(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	var alive []quorum.Peer
-	var left []string
-	for _, m := range a.pool.Members() {
-		// For a while: who gets another address leaves for a moment, too.
-		if m.Status == member.Left && time.Since(a.seen.since(m.Node)) > leftForGood {
-			left = append(left, m.Node)
-		}
-		if m.Status == member.Alive {
-			alive = append(alive, quorum.Peer{Node: m.Node, WantsVoter: m.Tags[tagVoter] != "", Candidate: m.Tags[tagCandidate] != "",
-				StableFor: time.Since(a.seen.since(m.Node))})
-		}
-	}
+	alive, left := a.standing(servers)
 	ctx, cancel := context.WithTimeout(ctx, 2*a.cfg.LeaseTTL)
 	defer cancel()
 	s := a.quorum.State()

@@ -105,5 +105,8 @@ func (a *agent) foundTwin() error {
 	if !ok || a.host != nil && a.phase() >= lease.Promoting {
 		return nil
 	}
+	if !a.twinAt(at) {
+		return nil
+	}
 	return fmt.Errorf("another machine called %s is at %s: this agent ends, and asks the others who was first before it votes again", a.cfg.Node, at)
 }

@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -136,7 +138,8 @@ func TestWholeAccess(t *testing.T) {
 		viewer.Close()
 		_, err = viewer.Status(t.Context())
 		refused("a new connection after that", err, "by the clock of this host")
-		// What only one host has, no other can do.
+		// Who does not have the CA's key cannot.
+		os.Remove(filepath.Join(w.host("n2").cfg.Peer.PKIDir, "ca.key"))
 		_, err = w.host("n2").agent.AccessCreate(t.Context(), api.AccessRequest{Name: "x", Role: api.Viewer, Seconds: 3600, PublicKey: make([]byte, 32)})
 		refused("create where the CA's key is not", err, "CA's key")
 		for what, r := range map[string]api.AccessRequest{

@@ -86,6 +86,9 @@ func testConfig(t *testing.T, h *testHost, join []string) *config.Config {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cluster: home\nnode: %s\ndata_dir: %s\nadvertise: %s\njoin: [%s]\nmdns: {backend: off}\n", h.name, h.dir, h.ip, strings.Join(join, ", "))
 	fmt.Fprintf(&b, "peer: {pki_dir: %[1]s/pki}\ngossip: {key_file: %[1]s/gossip.key}\n", h.dir)
+	if h.name[0] == 'm' { // no voter, no candidate
+		b.WriteString("voter: false\n")
+	}
 	if h.name[0] == 'n' {
 		b.WriteString(`candidate:
   control_plane:

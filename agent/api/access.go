@@ -58,6 +58,8 @@ var Rules = []Rule{
 	{"tokens", Admin, "the tokens that let hosts join"},
 	{string(VerbTokenCreate), Admin, "make a token that lets hosts join"},
 	{string(VerbTokenRevoke), Admin, "withdraw a token"},
+	{"rotation", Viewer, "how far a change of keys is"},
+	{string(VerbRotate), Admin, "change the gossip key, withdraw all tokens"},
 	{"access", Admin, "create, list and revoke access for people on other hosts"},
 }
 

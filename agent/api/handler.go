@@ -32,6 +32,7 @@ func (s *Server) questions() http.Handler {
 	})
 	answer(mux, "/v1/health", src.Health, func(v *Health) { some(&v.Nodes) })
 	answer(mux, "/v1/history", src.History, func(v *History) { some(&v.Changes) })
+	answer(mux, "/v1/rotation", src.Rotation, func(*Rotation) {})
 	answer(mux, "/v1/tokens", src.Tokens, func(v *Tokens) { some(&v.Tokens) })
 	mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) {
 		term, err := strconv.ParseUint(cmp.Or(r.URL.Query().Get("term"), "0"), 10, 64)

@@ -37,6 +37,8 @@ const (
 	VerbTokenCreate Verb = "token-create"
 	// VerbTokenRevoke withdraws the token To; all of them, if that is empty.
 	VerbTokenRevoke Verb = "token-revoke"
+	// VerbRotate changes what To names: gossip-key or tokens.
+	VerbRotate Verb = "rotate"
 )
 
 // Order is a request to act.

@@ -61,10 +61,11 @@ func (f *fake) Do(_ context.Context, o Order) (Done, error) {
 func (f *fake) History(context.Context) (History, error) {
 	return History{Changes: []Change{{Term: 3}}}, f.err
 }
-func (f *fake) Tokens(context.Context) (Tokens, error) { return Tokens{}, f.sick }
-func (f *fake) Metrics() []Metric                      { return f.metrics }
-func (f *fake) Alive(context.Context) error            { return f.sick }
-func (f *fake) Ready(context.Context) error            { return f.sick }
+func (f *fake) Rotation(context.Context) (Rotation, error) { return Rotation{}, f.sick }
+func (f *fake) Tokens(context.Context) (Tokens, error)     { return Tokens{}, f.sick }
+func (f *fake) Metrics() []Metric                          { return f.metrics }
+func (f *fake) Alive(context.Context) error                { return f.sick }
+func (f *fake) Ready(context.Context) error                { return f.sick }
 
 // start runs a server until the test ends, and waits for its end.
 func start(t *testing.T, cfg Config) *Server {

@@ -16,6 +16,8 @@ type Source interface {
 
 	// Tokens are those that let hosts join.
 	Tokens(ctx context.Context) (Tokens, error)
+	// Rotation is how far a change of keys is.
+	Rotation(ctx context.Context) (Rotation, error)
 	// Explain tells why the master of a term is the master, and what would happen now;
 	// term 0 is the newest.
 	Explain(ctx context.Context, term uint64) (Explanation, error)

@@ -38,3 +38,22 @@ type Token struct {
 
 // Tokens lists the tokens.
 func (c *Client) Tokens(ctx context.Context) (Tokens, error) { return get[Tokens](ctx, c, "tokens") }
+
+// Rotation is how far what is rotated is.
+type Rotation struct {
+	GossipKey RotationStep `json:"gossip_key"`
+	// Away are members that are not there. They get the new keys when they are back.
+	Away []string `json:"away,omitempty"`
+}
+
+// RotationStep is one of them.
+type RotationStep struct {
+	Stage  int      `json:"stage"` // 0 = nothing is being changed
+	Stages int      `json:"stages"`
+	Behind []string `json:"behind,omitempty"` // members that are there and have not followed yet
+}
+
+// Rotation asks how far it is.
+func (c *Client) Rotation(ctx context.Context) (Rotation, error) {
+	return get[Rotation](ctx, c, "rotation")
+}

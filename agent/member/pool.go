@@ -1,6 +1,7 @@
 package member
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -46,9 +47,11 @@ type Config struct {
 	BindAddr      string // IP address to listen on, or 0.0.0.0
 	Port          int    // tcp and udp
 	AdvertiseAddr string // IP address for the others; "" = BindAddr
-	Key           []byte // gossip is always encrypted: 16, 24 or 32 bytes
-	Tags          map[string]string
-	PeersFile     string // where members were; "" = remember nothing
+	// Keys: gossip is always encrypted, with the first; others are read with as well while
+	// the key is changed. 16, 24 or 32 bytes each.
+	Keys      [][]byte
+	Tags      map[string]string
+	PeersFile string // where members were; "" = remember nothing
 	// Join lists addresses (host:port) that may be members: configured, discovered.
 	// It is called in every round of joining, seconds apart while this host is
 	// alone, else once a minute, and should end with ctx at the latest. This
@@ -69,6 +72,7 @@ type Pool struct {
 	newTags chan struct{}
 	restart chan string
 	names   *conflicts
+	ring    *memberlist.Keyring
 
 	leaving sync.WaitGroup // calls of Serf's Leave; Run waits for them
 
@@ -87,8 +91,12 @@ type Pool struct {
 
 // New makes a pool; [Pool.Run] enters it.
 func New(cfg Config) (*Pool, error) {
-	if n := len(cfg.Key); n != 16 && n != 24 && n != 32 {
-		return nil, fmt.Errorf("enter the gossip pool: a key of 16, 24 or 32 bytes is needed, and there are %d: `relevo init` or `relevo join` makes one", n)
+	if len(cfg.Keys) == 0 {
+		return nil, errors.New("enter the gossip pool: a key is needed: `relevo init` or `relevo join` makes one")
+	}
+	ring, err := memberlist.NewKeyring(cfg.Keys, cfg.Keys[0])
+	if err != nil {
+		return nil, fmt.Errorf("enter the gossip pool: a key of 16, 24 or 32 bytes is needed: %w: `relevo init` or `relevo join` makes one", err)
 	}
 	if cfg.Node == "" || cfg.Log == nil {
 		return nil, errors.New("enter the gossip pool: node and log are needed")
@@ -100,7 +108,7 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Pool{cfg: cfg, log: cfg.Log,
+	return &Pool{cfg: cfg, log: cfg.Log, ring: ring,
 		changes: make(chan struct{}, 1), newTags: make(chan struct{}, 1), restart: make(chan string, 1),
 		names: newConflicts(cfg.Node, cfg.Log), tags: maps.Clone(cfg.Tags), seen: map[string]time.Time{}, peers: peers}, nil
 }
@@ -141,7 +149,7 @@ func (p *Pool) settings(advertise string, events chan<- serf.Event) (*serf.Confi
 	ml := memberlist.DefaultLANConfig()
 	ml.BindAddr, ml.BindPort = bind, p.cfg.Port
 	ml.AdvertiseAddr, ml.AdvertisePort = advertise, p.cfg.Port
-	ml.SecretKey = p.cfg.Key
+	ml.Keyring = p.ring
 	ml.GossipInterval = 500 * time.Millisecond
 	ml.ProbeInterval, ml.ProbeTimeout = 2*time.Second, time.Second
 	ml.SuspicionMult = 3 // of slower probes: 6 s to object, where the LAN profile has 4 s
@@ -309,6 +317,29 @@ func (p *Pool) SetTags(tags map[string]string) error {
 	p.mu.Unlock()
 	if !same {
 		kick(p.newTags)
+	}
+	return nil
+}
+
+// SetKeys changes the keys at once: with the first is written, the others are read with.
+func (p *Pool) SetKeys(keys [][]byte) error {
+	if len(keys) == 0 {
+		return errors.New("change the gossip keys: there are none")
+	}
+	for _, k := range keys {
+		if err := p.ring.AddKey(k); err != nil {
+			return fmt.Errorf("change the gossip keys: %w", err)
+		}
+	}
+	if err := p.ring.UseKey(keys[0]); err != nil {
+		return fmt.Errorf("change the gossip keys: %w", err)
+	}
+	for _, k := range p.ring.GetKeys() {
+		if !slices.ContainsFunc(keys, func(o []byte) bool { return bytes.Equal(o, k) }) {
+			if err := p.ring.RemoveKey(k); err != nil {
+				return fmt.Errorf("change the gossip keys: %w", err)
+			}
+		}
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func (l *lab) start(node string, n int, join ...string) *host { return l.startKe
 
 func (l *lab) startKey(node string, n int, key byte, join ...string) *host {
 	l.t.Helper()
-	p, err := New(Config{Node: node, BindAddr: ip(n), Port: 7946, Key: bytes.Repeat([]byte{key}, 32),
+	p, err := New(Config{Node: node, BindAddr: ip(n), Port: 7946, Keys: [][]byte{bytes.Repeat([]byte{key}, 32)},
 		Tags: map[string]string{"v": "1"}, PeersFile: filepath.Join(l.dir, node),
 		Join:      func(context.Context) []string { return join },
 		Transport: func(bind string, port int) (memberlist.NodeAwareTransport, error) { return l.nw.NewGossip(bind, port) },
@@ -359,17 +359,17 @@ func TestConfig(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	for name, c := range map[string]Config{
 		"no key":    {Node: "a", Log: log},
-		"short key": {Node: "a", Log: log, Key: make([]byte, 31)},
-		"no name":   {Log: log, Key: make([]byte, 32)},
-		"tags":      {Node: "a", Log: log, Key: make([]byte, 32), Tags: map[string]string{"x": strings.Repeat("a", 600)}},
-		"peers":     {Node: "a", Log: log, Key: make([]byte, 32), PeersFile: "/"},
+		"short key": {Node: "a", Log: log, Keys: [][]byte{make([]byte, 31)}},
+		"no name":   {Log: log, Keys: [][]byte{make([]byte, 32)}},
+		"tags":      {Node: "a", Log: log, Keys: [][]byte{make([]byte, 32)}, Tags: map[string]string{"x": strings.Repeat("a", 600)}},
+		"peers":     {Node: "a", Log: log, Keys: [][]byte{make([]byte, 32)}, PeersFile: "/"},
 	} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 	// Hours of gossip take too long, even simulated.
-	p, err := New(Config{Node: "a", BindAddr: "10.0.0.1", Log: log, Key: make([]byte, 32)})
+	p, err := New(Config{Node: "a", BindAddr: "10.0.0.1", Log: log, Keys: [][]byte{make([]byte, 32)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +377,7 @@ func TestConfig(t *testing.T) {
 		c.SnapshotPath != "" || c.MemberlistConfig.BindAddr != "10.0.0.9" || !c.MemberlistConfig.GossipVerifyIncoming {
 		t.Errorf("%+v, %v", c, err)
 	}
-	p, err = New(Config{Node: "a", BindAddr: "127.0.0.1", Port: 1 << 20, Log: log, Key: make([]byte, 32)})
+	p, err = New(Config{Node: "a", BindAddr: "127.0.0.1", Port: 1 << 20, Log: log, Keys: [][]byte{make([]byte, 32)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,7 +418,7 @@ func TestRealSockets(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	for _, n := range []string{"a", "b"} {
 		at := map[string]string{"a": "127.0.0.21", "b": "127.0.0.22"}[n]
-		p, err := New(Config{Node: n, BindAddr: at, Port: port, Key: make([]byte, 32), Log: slog.New(slog.DiscardHandler),
+		p, err := New(Config{Node: n, BindAddr: at, Port: port, Keys: [][]byte{make([]byte, 32)}, Log: slog.New(slog.DiscardHandler),
 			Join: func(context.Context) []string { return []string{fmt.Sprintf("127.0.0.21:%d", port)} }})
 		if err != nil {
 			t.Fatal(err)

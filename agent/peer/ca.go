@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"math/big"
 	"net/url"
+	"os"
 	"path/filepath"
 	"time"
 )
@@ -97,6 +98,40 @@ func (a *Authority) Certify(node string, pub ed25519.PublicKey) (*x509.Certifica
 
 // Certificate is the CA's own.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+
+// Renewed makes the next certificate of the node that shows this one, on the same key.
+func (a *Authority) Renewed(cert *x509.Certificate) ([]byte, error) {
+	next, err := a.issue(cert.Subject.CommonName, cert.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	return next.Raw, nil
+}
+
+// Export is the CA's key, as [KeepAuthority] takes it (PKCS #8).
+func (a *Authority) Export() ([]byte, error) { return x509.MarshalPKCS8PrivateKey(a.key) }
+
+// KeepAuthority writes the CA's key down, on a host that votes now.
+func KeepAuthority(dir string, pkcs8 []byte) error {
+	key, err := parseKey("the CA's key", pkcs8)
+	if err != nil {
+		return err
+	}
+	cert, err := readCert(filepath.Join(dir, caCertFile))
+	if err != nil {
+		return err
+	}
+	if !belong(key, cert) {
+		return errors.New("it is not the key of this cluster's CA")
+	}
+	return writeKey(filepath.Join(dir, caKeyFile), key)
+}
+
+// HasAuthority says whether the CA's key is on this host.
+func HasAuthority(dir string) bool { return len(present(filepath.Join(dir, caKeyFile))) > 0 }
+
+// DropAuthority removes it.
+func DropAuthority(dir string) error { return os.Remove(filepath.Join(dir, caKeyFile)) }
 
 // Sign signs what the members shall believe because the CA says it; what is the kind of
 // statement. See [Identity.Signed].

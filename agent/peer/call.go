@@ -49,6 +49,10 @@ func (p *Port) dial(ctx context.Context, node, proto string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: where is it? %w", node, err)
 	}
+	return p.dialAt(ctx, addr, node, proto)
+}
+
+func (p *Port) dialAt(ctx context.Context, addr, node, proto string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	c, err := p.cfg.Dial(ctx, "tcp", addr)
@@ -74,6 +78,15 @@ func (p *Port) dial(ctx context.Context, node, proto string) (net.Conn, error) {
 		return nil, fmt.Errorf("connect to %s at %s: %w", node, addr, explain(err))
 	}
 	return &peerConn{Conn: tc, node: node, closed: sync.OnceFunc(func() { p.disown(c) })}, nil
+}
+
+// Meet makes sure that node is at an address, host:port: that it shows a certificate.
+func (p *Port) Meet(ctx context.Context, addr, node string) error {
+	c, err := p.dialAt(ctx, addr, node, ProtoHTTP)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // explain turns what a refused certificate looks like into words.

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -97,7 +98,8 @@ func Listen(cfg PortConfig) (*Port, error) {
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return WithNode(ctx, c.(*peerConn).node)
+			pc := c.(*peerConn)
+			return context.WithValue(WithNode(ctx, pc.node), certKey{}, pc.cert)
 		},
 	}
 	return p, nil
@@ -299,7 +301,7 @@ func (p *Port) admit(ctx context.Context, tc *tls.Conn, pc *peerConn, at *place)
 	if err != nil {
 		return err
 	}
-	pc.node = node
+	pc.node, pc.cert = node, s.PeerCertificates[0]
 	return at.promote(node)
 }
 
@@ -307,7 +309,8 @@ func (p *Port) admit(ctx context.Context, tc *tls.Conn, pc *peerConn, at *place)
 type peerConn struct {
 	net.Conn
 	node   string
-	access Access // of a client, which is no node
+	access Access            // of a client, which is no node
+	cert   *x509.Certificate // that it showed
 	closed func()
 }
 
@@ -317,6 +320,13 @@ func (c *peerConn) Close() error {
 }
 
 type nodeKey struct{}
+type certKey struct{}
+
+// CertOf is the certificate that the sender of a request showed; nil outside the port.
+func CertOf(ctx context.Context) *x509.Certificate {
+	c, _ := ctx.Value(certKey{}).(*x509.Certificate)
+	return c
+}
 
 // NodeOf is the node that sent a request, as its certificate says; "" outside the
 // peer port.

@@ -241,7 +241,7 @@ func (s State) check() error {
 			return fmt.Errorf("history: term %d: %w", h.Term, err)
 		}
 	}
-	if err := s.Trust.check(); err != nil {
+	if err := s.Trust.Check(); err != nil {
 		return fmt.Errorf("trust: %w", err)
 	}
 	return nil

@@ -249,8 +249,8 @@ func (t *Trust) enrol(c Command) error {
 	return nil
 }
 
-// check validates what came from a disk or from another voter.
-func (t Trust) check() error {
+// Check validates what came from a disk, or from another member.
+func (t Trust) Check() error {
 	switch {
 	case len(t.Tokens) > maxTokens || len(t.Members) > maxNodes || len(t.Removed) > maxRemoved:
 		return fmt.Errorf("%d tokens, %d members and %d removed: more than are kept", len(t.Tokens), len(t.Members), len(t.Removed))

@@ -121,6 +121,9 @@ func (f *fake) History(context.Context) (api.History, error) {
 	}}, f.err
 }
 
+func (f *fake) Rotation(context.Context) (api.Rotation, error) {
+	return api.Rotation{GossipKey: api.RotationStep{Stage: 1, Stages: 3, Behind: []string{"n3"}}, Away: []string{"n4"}}, f.err
+}
 func (f *fake) Tokens(context.Context) (api.Tokens, error) {
 	at := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	return api.Tokens{Tokens: []api.Token{
@@ -260,6 +263,7 @@ func TestRendering(t *testing.T) {
 		{"history", []string{"history"}, api.Status{}, exitOK},
 		{"tokens", []string{"token", "list"}, api.Status{}, exitOK},
 		{"token-create", []string{"token", "create", "--uses", "2", "--ttl", "1h"}, api.Status{}, exitOK},
+		{"rotation", []string{"rotate", "status"}, api.Status{}, exitOK},
 		{"health", []string{"health"}, api.Status{}, exitDegraded},
 		{"top", []string{"top"}, api.Status{}, exitOK},
 		{"health-n1", []string{"health", "n1"}, api.Status{}, exitDegraded},

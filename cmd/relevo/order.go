@@ -44,7 +44,9 @@ var orders = []order{
 		long:  "Take this host out of the cluster, with its vote. A master hands over first.\n`apt remove relevo` does this by itself.",
 		force: "leave even if the others have no quorum to replace this host's vote"},
 	{verb: api.VerbRemove, use: "remove NODE", short: "Take a lost host out of the cluster", node: true,
-		long: "Take a host out of the cluster that failed and does not come back; another gets its vote."},
+		long: "Take a host out of the cluster that failed and does not come back; another gets its\n" +
+			"vote. Its certificate is refused from then on, and the gossip key is changed.",
+		force: "refuse it although it is alive, because it is not in your hands any more"},
 }
 
 func newOrderCommands(a *app) []*cobra.Command {
