@@ -429,6 +429,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.audits(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })
+	g.Go(func() error { return a.adopts(ctx) })
 	g.Go(func() error { return a.keepTrust(ctx) })
 	g.Go(func() error { return a.services(ctx) })
 	g.Go(func() error { return a.catalog.Run(ctx) })

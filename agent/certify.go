@@ -61,7 +61,13 @@ func (a *agent) certify(ctx context.Context, from string, _ empty) (certifyReply
 
 // keepCAKey fetches the CA's key if this host votes.
 func (a *agent) keepCAKey(ctx context.Context) {
-	if !a.isVoter(a.cfg.Node) || peer.HasAuthority(a.cfg.Peer.PKIDir) {
+	votes, has := a.isVoter(a.cfg.Node), peer.HasAuthority(a.cfg.Peer.PKIDir)
+	if !votes && has {
+		a.dropCAKey(ctx)
+		return
+	}
+	a.trust.voteless = time.Time{}
+	if !votes || has {
 		return
 	}
 	for _, node := range a.voters(false) {
@@ -78,13 +84,44 @@ func (a *agent) keepCAKey(ctx context.Context) {
 	}
 }
 
+// dropAfter is how long a host that keeps the CA's key has had no vote when it gives it up.
+const dropAfter = 10 * time.Minute
+
+// dropCAKey removes the CA's key from a host that has not voted for a while, if the arbiter
+// has it.
+func (a *agent) dropCAKey(ctx context.Context) {
+	arbiter := a.quorum.Leader()
+	if arbiter == "" || arbiter == a.cfg.Node {
+		a.trust.voteless = time.Time{}
+		return
+	}
+	if a.trust.voteless.IsZero() {
+		a.trust.voteless = time.Now()
+	}
+	if time.Since(a.trust.voteless) < dropAfter {
+		return
+	}
+	a.trust.voteless = time.Time{} // not asked again at once
+	var s rollState
+	if err := a.ask(ctx, arbiter, pathRollState, empty{}, &s); err != nil || !s.CAKey {
+		return
+	}
+	if err := peer.DropAuthority(a.cfg.Peer.PKIDir); err != nil {
+		a.complain("the CA's key is not removed from this host, which does not vote", err)
+		return
+	}
+	a.log.Warn("this host does not vote: the CA's key is removed from it", "arbiter", arbiter)
+}
+
 type caKeyReply struct {
 	Key []byte `json:"key"` // PKCS #8
 }
 
 // giveCAKey gives the CA's key to another voter.
-func (a *agent) giveCAKey(_ context.Context, from string, _ empty) (caKeyReply, error) {
-	if !a.isVoter(from) || !a.roll().has(from, a.roll().rules().Keys[from]) {
+func (a *agent) giveCAKey(ctx context.Context, from string, _ empty) (caKeyReply, error) {
+	// On the key that all know it by: that the CA signed it is not enough for this.
+	cert := peer.CertOf(ctx)
+	if cert == nil || !a.isVoter(from) || !a.roll().has(from, peer.KeySum(cert)) {
 		return caKeyReply{}, fmt.Errorf("%s is no voter", from)
 	}
 	ca, err := peer.LoadAuthority(a.cfg.Peer.PKIDir)

@@ -117,12 +117,13 @@ func (a *agent) behind(ctx context.Context, version uint64) (out []string) {
 // rollState is how far a member has followed.
 type rollState struct {
 	Version uint64 `json:"version"`
+	CAKey   bool   `json:"ca_key,omitempty"` // it keeps the CA's key
 }
 
 const pathRollState = "/v1/trust/state"
 
 func (a *agent) giveRollState(context.Context, string, empty) (rollState, error) {
-	return rollState{a.roll().Version}, nil
+	return rollState{a.roll().Version, peer.HasAuthority(a.cfg.Peer.PKIDir)}, nil
 }
 
 // waitsFor tells how far a rotation is.

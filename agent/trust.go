@@ -34,6 +34,9 @@ type trust struct {
 
 	leaving atomic.Bool // this host said that it leaves
 
+	voteless  time.Time  // since when this host has kept the CA's key without a vote; keepTrust's
+	enforcing sync.Mutex // one roll is put in force at a time
+
 	mu       sync.Mutex
 	roll     roll                 // in force
 	signed   signedRoll           // the newest that this host signed
@@ -158,9 +161,6 @@ func (a *agent) keepTrust(ctx context.Context) error {
 	defer t.Stop()
 	for {
 		changed := a.factChanged()
-		if err := a.adopt(a.quorum.State().Trust); err != nil {
-			a.complain("who is a member is not noted", err)
-		}
 		a.askForRoll(ctx)
 		a.enrol(ctx)
 		a.renew(ctx)
@@ -172,6 +172,21 @@ func (a *agent) keepTrust(ctx context.Context) error {
 			return nil
 		case <-changed:
 		case <-t.C:
+		}
+	}
+}
+
+// adopts puts in force what the voters agree on, at once: it waits for nobody.
+func (a *agent) adopts(ctx context.Context) error {
+	for {
+		changed := a.factChanged()
+		if err := a.adopt(a.quorum.State().Trust); err != nil {
+			a.complain("who is a member is not noted", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
 		}
 	}
 }
@@ -203,6 +218,8 @@ func (a *agent) adopt(t quorum.Trust) error {
 
 // enforce puts a newer roll in force: first in memory, then on disk.
 func (a *agent) enforce(r roll, s signedRoll) error {
+	a.trust.enforcing.Lock()
+	defer a.trust.enforcing.Unlock()
 	was := a.roll()
 	if r.Version <= was.Version {
 		return nil

@@ -385,6 +385,11 @@ func TestWholeLeave(t *testing.T) {
 			m, ok := w.host("n1").agent.member(gone.name)
 			return ok && m.Status == member.Alive && gone.meets(w.host("n1")) == nil
 		})
+		// It has no vote any more, and so no CA's key.
+		if !gone.hasCA() || !w.host("n1").hasCA() {
+			t.Error("a voter without the CA's key")
+		}
+		w.until(20*time.Minute, "the CA's key is off a host that does not vote", func() bool { return !gone.hasCA() })
 	})
 }
 
