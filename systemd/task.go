@@ -55,6 +55,7 @@ func (m *Manager) RunTask(ctx context.Context, t Task) error {
 		_, err := c.StartTransientUnitContext(ctx, t.Unit, "fail", props, done)
 		return err
 	}
+	begin := time.Now()
 	err = start()
 	var de godbus.Error
 	if errors.As(err, &de) && de.Name == "org.freedesktop.systemd1.UnitExists" {
@@ -68,12 +69,12 @@ func (m *Manager) RunTask(ctx context.Context, t Task) error {
 	}
 	select {
 	case r := <-done:
-		switch r {
-		case "done":
+		switch {
+		case r == "done":
 			return nil
-		case "timeout":
+		case r == "timeout", r == "failed" && time.Since(begin) >= t.Limit: // systemd 252 says the latter
 			return fmt.Errorf("it was killed after %v", t.Limit)
-		case "failed":
+		case r == "failed":
 			return errors.New("it failed")
 		}
 		return fmt.Errorf("systemd says %q", r)

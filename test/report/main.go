@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -41,6 +42,7 @@ func main() {
 		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "./agent/lease/sim", "./agent")
 		r.race("-race", "-short", "./agent", "./agent/api", "./agent/peer", "./agent/member", "./agent/quorum", "./agent/takeover", "./systemd", "./avahi", "./health")
 		r.builds()
+		r.armv6()
 		r.e2e(".")
 	case "e2e":
 		r.e2e(os.Args[2])
@@ -113,6 +115,33 @@ func (r *run) builds() {
 		r.check("linux/"+a[0]+map[bool]string{true: "v" + a[1]}[a[1] != ""], []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + a[0], "GOARM=" + a[1]},
 			false, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", os.DevNull, "./cmd/relevo")
 	}
+}
+
+// armv6 runs what reads /proc and /sys as a Model B+ and a Zero run it: alignment, and
+// numbers of 32 bits.
+func (r *run) armv6() {
+	section("ARMv6, emulated")
+	emulator, err := exec.LookPath("qemu-arm-static")
+	if err != nil && os.Geteuid() == 0 {
+		var dir string
+		if dir, err = hosts.Unpacked(context.Background(), os.Stdout, "qemu-arm-static", "qemu-user-static"); err == nil {
+			emulator = filepath.Join(dir, "qemu-arm-static")
+		}
+	}
+	if err != nil {
+		r.skip("package health on ARMv6: qemu-arm-static (package qemu-user-static) is needed: " + err.Error())
+		return
+	}
+	dir, err := os.MkdirTemp("", "relevo-armv6-")
+	if err != nil {
+		r.failed++
+		fmt.Println("FAIL ", err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	bin := filepath.Join(dir, "health.test")
+	r.check("health: build its tests", []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm", "GOARM=6"}, false, "go", "test", "-c", "-o", bin, "./health")
+	r.check("health: its tests, on an arm1176", nil, false, "sh", "-c", `cd health && exec "$0" -cpu arm1176 "$1" -test.short`, emulator, bin)
 }
 
 func (r *run) race(args ...string) {
