@@ -145,6 +145,8 @@ type agent struct {
 	seenHere  observed
 	trust     trust
 	handover  handover
+	failures  failures
+	handing   handOverTimer
 	inspected inspected // what this candidate found when it looked at its control plane
 	checks    checks
 	factMu    sync.Mutex
@@ -283,12 +285,12 @@ func (a *agent) buildLoop() error {
 	}
 	a.worker = newWorker(takeover.New(takeover.Config{
 		ControlPlane: a.host.ControlPlane, Data: a.host.Data, Address: a.host.Address, API: a.host.API, Cluster: a.host.Cluster,
-		StartTimeout: a.cfg.Candidate.ControlPlane.API.StartTimeout, Journal: a.journal, Log: a.log,
+		StartTimeout: a.cfg.Candidate.ControlPlane.API.StartTimeout, StopGrace: a.cfg.LeaseTTL / 3, Journal: a.journal, Log: a.log,
 	}), a.host.Follower, a.log)
 	a.worker.guard, a.worker.clock = a.host.Guard, a.clock
 	a.worker.following = func(ctx context.Context) error { _, err := a.otherMaster(ctx); return err }
 	a.worker.post, a.worker.finished = a.loop.post, a.finished
-	a.worker.succession, a.worker.settled = a.succession, a.settled
+	a.worker.succession, a.worker.settled, a.worker.failed = a.succession, a.settled, a.promotionFailed
 	a.loop.worker = a.worker
 	return nil
 }
@@ -444,6 +446,7 @@ func (a *agent) run(ctx context.Context) error {
 		g.Go(func() error { return a.worker.run(ctx, !active) })
 		g.Go(func() error { return a.watchAPI(ctx) })
 		g.Go(func() error { return a.inspect(ctx) })
+		g.Go(func() error { return a.inhibit(ctx) })
 		g.Go(func() error { return a.runChecks(ctx) })
 		if src, ok := a.host.Source.(interface{ Run(context.Context) error }); ok {
 			g.Go(func() error { return src.Run(ctx) })

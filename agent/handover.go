@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"relevo.dev/relevo/agent/durable"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/replica"
 )
@@ -232,3 +236,42 @@ func (a *agent) handOver(ctx context.Context, why string) {
 // handOverLimit bounds an orderly stop; TimeoutStopSec= of the unit is longer than
 // that of the default lease.
 func handOverLimit(ttl time.Duration) time.Duration { return 6 * ttl }
+
+// handOverTimer measures how long this host, as the master, takes from the beginning of a
+// planned stop until the term is given back. It belongs to the loop.
+type handOverTimer struct {
+	was   lease.Phase
+	began time.Time
+}
+
+// saw is told of each phase; it says how long a hand-over took that has just ended.
+func (h *handOverTimer) saw(p lease.Phase) (took time.Duration, ended bool) {
+	was := h.was
+	h.was = p
+	switch {
+	case p == lease.Stopping && was != p:
+		h.began = time.Now()
+	case p == lease.Standby && was == lease.Releasing && !h.began.IsZero():
+		return time.Since(h.began), true
+	}
+	return 0, false
+}
+
+const handOverFile = "handover"
+
+// noteHandOver keeps it for `relevo doctor`.
+func (a *agent) noteHandOver(took time.Duration) {
+	if err := durable.Replace(filepath.Join(a.cfg.DataDir, handOverFile), []byte(took.String()+"\n"), 0o600); err != nil {
+		a.log.Warn("how long the hand-over took is not kept", "took", took, "err", err)
+	}
+}
+
+// LastHandOver is how long the newest planned hand-over of this host took.
+func LastHandOver(dataDir string) (took time.Duration, known bool) {
+	b, err := os.ReadFile(filepath.Join(dataDir, handOverFile))
+	if err != nil || len(b) > 64 {
+		return 0, false
+	}
+	took, err = time.ParseDuration(strings.TrimSpace(string(b)))
+	return took, err == nil && took > 0
+}

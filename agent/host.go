@@ -34,6 +34,10 @@ type Host struct {
 	// Blocked tells who asks at the moment that this host is not restarted; nil: nobody
 	// can be asked.
 	Blocked func(ctx context.Context) ([]string, error)
+	// Shutdowns waits for the host to be switched off, and calls before when it is; tell is
+	// told how long it waits for that. It returns when it cannot wait (any more). nil:
+	// nobody says so.
+	Shutdowns func(ctx context.Context, tell func(patience time.Duration), before func(ctx context.Context)) error
 	// Prepare runs once at start, before anything is decided: drop-ins, leftovers.
 	Prepare func(ctx context.Context) error
 }

@@ -50,6 +50,10 @@ func realHost(h HostConfig) (*Host, error) {
 		LeaseNote:  &LeaseNoteFile{Path: leasefile.DefaultPath, Node: h.Node, TTL: h.Config.LeaseTTL, Units: c.ControlPlane.Units},
 		Restarting: func(ctx context.Context) bool { return m.Restarting(ctx, Unit) },
 		Guard:      &timerGuard{m},
+		Blocked:    systemd.Blockers,
+		Shutdowns: func(ctx context.Context, tell func(time.Duration), before func(context.Context)) error {
+			return systemd.Shutdowns(ctx, "relevo", shutdownWhy, tell, before)
+		},
 		Prepare: func(ctx context.Context) error {
 			if err := units.Check(ctx); err != nil {
 				h.Log.Error("the control plane's units", "err", err)

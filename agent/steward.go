@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -192,12 +193,16 @@ func (a *agent) onPhase(p lease.Phase, term uint64) {
 		}
 	}
 	a.serving.Store(serving)
+	if took, ended := a.handing.saw(p); ended {
+		a.noteHandOver(took)
+	}
 	kick(a.phased)
 	kick(a.onDuty)
 }
 
 // finished is called by the worker after a promotion.
 func (a *agent) finished(ctx context.Context, term uint64, steps []takeover.StepRecord) {
+	a.failures.clear()
 	a.steps.Store(&steps)
 	text := a.cfg.Node + " " + takeover.Summary(steps)
 	a.log.Info("this host is the master", "term", term, "steps", text)
@@ -237,7 +242,7 @@ func (a *agent) candidate(now lease.Time) lease.Candidate {
 	default:
 		c.Ready = true
 	}
-	if why := a.blocked(own > 0 && own >= s.Served); why != "" {
+	if why := cmp.Or(a.blocked(own > 0 && own >= s.Served), a.failures.notReady(now)); why != "" {
 		c.Ready, c.Why = false, why
 	}
 	if p := h.Phase(); p != lease.Standby || h.Active() {

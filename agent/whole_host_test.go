@@ -37,6 +37,7 @@ type testHost struct {
 	running    bool // the control plane
 	stubborn   bool // it ignores being asked to stop
 	apiErr     error
+	startErr   error       // its control plane does not start
 	note       lease.Lease // in /run
 	own, copy  dataState   // on disk
 	fresh      lease.Time
@@ -238,7 +239,7 @@ func (h *testHost) deaf() {
 func (h *testHost) real(hc HostConfig) (*Host, error) {
 	host := &Host{
 		ControlPlane: (*testPlane)(h), Data: (*testData)(h), API: (*testAPI)(h), LeaseNote: (*testNote)(h), Guard: (*testGuard)(h),
-		Follower: &testFollower{h, hc}, Source: &testSource{h, hc}, Copy: &testCopy{h, hc},
+		Follower: &testFollower{h, hc}, Source: &testSource{h, hc}, Copy: &testCopy{h, hc}, Cluster: h.w.tidy,
 		Prepare: func(context.Context) error { return nil },
 		Restarting: func(context.Context) bool {
 			h.mu.Lock()
@@ -269,6 +270,10 @@ func (p *testPlane) Start(ctx context.Context) error {
 	if p.off {
 		p.mu.Unlock()
 		return errOff
+	}
+	if err := p.startErr; err != nil {
+		p.mu.Unlock()
+		return err
 	}
 	was := p.running
 	p.running = true

@@ -36,9 +36,10 @@ type world struct {
 	log     *tail
 
 	mu    sync.Mutex
-	live  *testHost       // whose control plane runs
-	two   int             // how often two ran
-	past  []string        // the story, for failures
+	live  *testHost // whose control plane runs
+	two   int       // how often two ran
+	past  []string  // the story, for failures
+	tidy  *testCluster
 	wall  map[string]bool // hosts whose API nobody else reaches
 	fence func(ctx context.Context, o fenceOrder) error
 	bad   bool // two are expected: a protection is switched off
@@ -55,7 +56,7 @@ func whole(t *testing.T, names string, f func(t *testing.T, w *world)) {
 func bubble(t *testing.T, names string, f func(t *testing.T, w *world)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, net: memnet.New(), begin: time.Now(), machine: filepath.Join(dir, "machine"), log: &tail{}, kube: newFakeKube()}
+		w := &world{t: t, net: memnet.New(), begin: time.Now(), machine: filepath.Join(dir, "machine"), log: &tail{}, kube: newFakeKube(), tidy: &testCluster{lost: map[string]bool{}}}
 		if err := os.Mkdir(w.machine, 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -18,6 +18,7 @@ type worker struct {
 	log      *slog.Logger
 	post     func(ctx context.Context, ev lease.Event)
 	finished func(ctx context.Context, term uint64, steps []takeover.StepRecord) // a promotion succeeded
+	failed   func(ctx context.Context, term uint64, err error)                   // one failed, and was not cut off
 	// What follows it, and what became of that.
 	succession func(term uint64) takeover.Succession
 	settled    func(ctx context.Context, term uint64, steps []takeover.StepRecord)
@@ -165,7 +166,10 @@ func (w *worker) do(ctx, jctx context.Context, j *job, following bool) bool {
 	}
 	steps, err := w.t.Promote(jctx, j.term, j.own)
 	w.post(ctx, lease.Promoted{Term: j.term, Err: err})
-	if err == nil {
+	switch {
+	case err != nil && jctx.Err() == nil:
+		w.failed(ctx, j.term, err)
+	case err == nil:
 		w.finished(jctx, j.term, steps)
 		w.settled(jctx, j.term, w.t.Settle(jctx, w.succession(j.term)))
 	}

@@ -136,6 +136,22 @@ func (m *Manager) Kill(ctx context.Context, unit string) error {
 	return nil
 }
 
+// ResetFailed makes a failed unit an inactive one; any other is left as it is.
+func (m *Manager) ResetFailed(ctx context.Context, unit string) error {
+	s, err := m.State(ctx, unit)
+	if err != nil || s.Active != "failed" {
+		return err
+	}
+	c, err := m.connect(ctx)
+	if err == nil {
+		err = c.ResetFailedUnitContext(ctx, unit)
+	}
+	if err != nil {
+		return fmt.Errorf("forget that %s failed: %w", unit, err)
+	}
+	return nil
+}
+
 // State looks at one unit.
 func (m *Manager) State(ctx context.Context, unit string) (State, error) {
 	c, err := m.connect(ctx)

@@ -127,9 +127,18 @@ func (u *Units) Describe(ctx context.Context) string {
 // notFound is what systemd says of a unit that it does not have.
 const notFound = "not-found"
 
-// EnterStandby starts what runs on a standby.
+// EnterStandby starts what runs on a standby. Units of the control plane that were killed
+// because they did not stop are no failures that anybody should look into.
 func (u *Units) EnterStandby(ctx context.Context) error {
-	return u.standby(ctx, slices.Values(u.cfg.StandbyUnits), u.cfg.Manager.Start)
+	var errs []error
+	if m, ok := u.cfg.Manager.(interface {
+		ResetFailed(ctx context.Context, unit string) error
+	}); ok {
+		for _, n := range u.cfg.Units {
+			errs = append(errs, m.ResetFailed(ctx, n))
+		}
+	}
+	return errors.Join(append(errs, u.standby(ctx, slices.Values(u.cfg.StandbyUnits), u.cfg.Manager.Start))...)
 }
 
 // LeaveStandby stops it again.

@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -75,8 +76,12 @@ type Config struct {
 	// StartTimeout bounds units + readyz + canary: an API server on an SD card may
 	// take a minute.
 	StartTimeout time.Duration
-	Journal      *Journal
-	Log          *slog.Logger
+	// StopGrace is how long units may take to stop by themselves; then they are killed. An
+	// API server takes no writes from the moment in which it is asked to stop, and then
+	// waits up to a minute for watches that nobody ends. 0 = for ever.
+	StopGrace time.Duration
+	Journal   *Journal
+	Log       *slog.Logger
 }
 
 // Takeover carries out promotions and demotions, one at a time; the caller sees
@@ -244,7 +249,7 @@ func (t *Takeover) Demote(ctx context.Context) error {
 		var errs []error
 		// Stopping first: clients of a stopped API get an error, those of a vanished
 		// address wait. But an address that cannot be given up must not delay it.
-		if err := t.ControlPlane.Stop(ctx); err != nil {
+		if err := t.stop(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("stop the control plane: %w", err))
 		}
 		if t.Address != nil {
@@ -270,6 +275,32 @@ func (t *Takeover) Demote(ctx context.Context) error {
 		t.Log.Error("standby units not started", "err", err)
 	}
 	return nil
+}
+
+// stop stops the units, and kills them when their grace is over.
+func (t *Takeover) stop(ctx context.Context) error {
+	if t.StopGrace <= 0 {
+		return t.ControlPlane.Stop(ctx)
+	}
+	stopped := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		select {
+		case <-stopped:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(t.StopGrace):
+		}
+		t.Log.Info("the units have not stopped by themselves and are killed", "after", t.StopGrace)
+		if err := t.ControlPlane.Kill(ctx); err != nil {
+			t.Log.Error("kill", "err", err)
+		}
+	})
+	err := t.ControlPlane.Stop(ctx)
+	close(stopped)
+	wg.Wait()
+	return err
 }
 
 // Kill ends every process of the control plane at once, and takes the address away.

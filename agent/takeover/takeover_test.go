@@ -21,7 +21,8 @@ type host struct {
 	did    []string
 	fail   string // this step fails
 	active bool
-	stuck  int // so many stops do not work
+	stuck  int           // so many stops do not work
+	waits  chan struct{} // stops wait for it; closed by a kill
 	term   uint64
 }
 
@@ -54,11 +55,19 @@ func (h *host) Canary(context.Context, uint64) error { return h.do("canary") }
 
 type plane struct{ *host }
 
-func (p plane) Start(context.Context) error        { return p.do("start") }
-func (p plane) Kill(context.Context) error         { return p.do("kill") }
+func (p plane) Start(context.Context) error { return p.do("start") }
+func (p plane) Kill(context.Context) error {
+	if p.waits != nil {
+		close(p.waits)
+	}
+	return p.do("kill")
+}
 func (p plane) EnterStandby(context.Context) error { return p.do("enter standby") }
 func (p plane) LeaveStandby(context.Context) error { return p.do("leave standby") }
 func (p plane) Stop(context.Context) error {
+	if p.waits != nil {
+		<-p.waits
+	}
 	p.mu.Lock()
 	if p.stuck > 0 {
 		p.stuck--
@@ -172,6 +181,25 @@ func TestDemote(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := at(t, filepath.Join(t.TempDir(), "journal"), h).Demote(ctx); err == nil || strings.Contains(h.done(), "enter standby") {
+			t.Errorf("%v: %s", err, h.done())
+		}
+	})
+}
+
+// TestStopGrace: units that go on waiting for their clients are killed, others are not.
+func TestStopGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{active: true, waits: make(chan struct{})}
+		tk := at(t, filepath.Join(t.TempDir(), "journal"), h)
+		tk.StopGrace = 2 * time.Second
+		begin := time.Now()
+		if err := tk.Demote(t.Context()); err != nil || h.active || time.Since(begin) != tk.StopGrace || !slices.Contains(h.did, "kill") {
+			t.Errorf("%v after %v: %s", err, time.Since(begin), h.done())
+		}
+		h = &host{active: true}
+		tk = at(t, filepath.Join(t.TempDir(), "journal"), h)
+		tk.StopGrace = 2 * time.Second
+		if err := tk.Demote(t.Context()); err != nil || slices.Contains(h.did, "kill") {
 			t.Errorf("%v: %s", err, h.done())
 		}
 	})

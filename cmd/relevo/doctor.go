@@ -111,6 +111,7 @@ func examine(ctx context.Context, cfg *config.Config) []finding {
 	if cfg.Candidate == nil {
 		return out
 	}
+	out = append(out, checkHandOver(ctx, cfg.DataDir))
 	cp := cfg.Candidate.ControlPlane
 	for _, u := range cp.Units {
 		out = append(out, checkUnit(ctx, m, u))

@@ -37,6 +37,7 @@ type cluster struct {
 
 type options struct {
 	ttl   time.Duration  // of the lease; 0 = default
+	grace time.Duration  // for a master without an API; 0 = default
 	bin   string         // program to run instead of the package's; "" = that
 	card  int            // size of each host's card in MB; 0 = large
 	extra string         // more lines of configuration, for all
@@ -133,6 +134,10 @@ func config(name string, candidate bool, o options) string {
 		fmt.Fprintf(&b, "lease_ttl: %v\n", o.ttl)
 	}
 	b.WriteString(o.extra)
+	grace := ""
+	if o.grace > 0 {
+		grace = fmt.Sprintf("      grace: %v\n", o.grace)
+	}
 	switch {
 	case candidate && o.k3s != "":
 		fmt.Fprintf(&b, "candidate:\n  control_plane: {kind: k3s}\n  vip: {address: %s/%d, port: %d}\n", hosts.VIP, hosts.Prefix, hosts.APIPort)
@@ -147,8 +152,8 @@ func config(name string, candidate bool, o options) string {
       url: https://127.0.0.1:%d
       ca_file: /etc/kubernetes/pki/ca.crt
       token_file: /etc/kubernetes/relevo.token
-  vip: {address: %s/%d, port: %[4]d}
-`, strings.Join(hosts.Units, ", "), hosts.Datastore, strings.Join(hosts.Identity, ", "), hosts.APIPort, hosts.VIP, hosts.Prefix)
+%[7]s  vip: {address: %[5]s/%[6]d, port: %[4]d}
+`, strings.Join(hosts.Units, ", "), hosts.Datastore, strings.Join(hosts.Identity, ", "), hosts.APIPort, hosts.VIP, hosts.Prefix, grace)
 	}
 	return b.String()
 }

@@ -39,7 +39,7 @@ func main() {
 		r.lint()
 		r.tools()
 		r.goTest("unit tests", "./...")
-		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "./agent/lease/sim", "./agent")
+		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "./agent/lease/sim", "./agent", "./agent/replica/kine")
 		r.race("-race", "-short", "./agent", "./agent/api", "./agent/peer", "./agent/member", "./agent/quorum", "./agent/takeover", "./systemd", "./avahi", "./health")
 		r.builds()
 		r.armv6()

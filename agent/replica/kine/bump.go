@@ -113,8 +113,10 @@ func bump(ctx context.Context, tx *sql.Tx, term uint64, gap int64) (Bumped, erro
 		row.ID, row.Name, row.Created, row.Deleted, row.CreateRevision, row.PrevRevision, row.Lease); err != nil {
 		return Bumped{}, err
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE kine SET prev_revision = ? WHERE name = ?`, to, CompactKey); err != nil {
-		return Bumped{}, err
+	if !offCompactMark {
+		if _, err := tx.ExecContext(ctx, `UPDATE kine SET prev_revision = ? WHERE name = ?`, to, CompactKey); err != nil {
+			return Bumped{}, err
+		}
 	}
 	notes.Bumped = term
 	notes.Forks = append(notes.Forks, Fork{Term: term, From: from, Gap: to})

@@ -47,8 +47,8 @@ type Server struct {
 }
 
 // Start runs kine on a database until the test ends or Kill. It compacts often,
-// and keeps little.
-func Start(t testing.TB, program, path string) *Server {
+// and keeps little, unless args say otherwise.
+func Start(t testing.TB, program, path string, args ...string) *Server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -62,8 +62,8 @@ func Start(t testing.TB, program, path string) *Server {
 	}
 	defer log.Close()
 	s := &Server{t: t, url: "http://" + addr, revs: map[string]int64{}}
-	s.cmd = exec.Command(program, "--endpoint", "sqlite://"+path+"?_journal=WAL&cache=shared&_busy_timeout=30000", "--listen-address", addr,
-		"--metrics-bind-address", "0", "--compact-interval", "300ms", "--compact-min-retain", "50", "--compact-batch-size", "100")
+	s.cmd = exec.Command(program, append([]string{"--endpoint", "sqlite://" + path + "?_journal=WAL&cache=shared&_busy_timeout=30000", "--listen-address", addr,
+		"--metrics-bind-address", "0", "--compact-interval", "300ms", "--compact-min-retain", "50", "--compact-batch-size", "100"}, args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
