@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"relevo.dev/relevo/agent/durable"
 )
 
 // listenSocket makes the socket under another name, gives it owner and mode, and
@@ -39,7 +41,9 @@ func listenSocket(path, group string, everybody bool) (net.Listener, error) {
 	}
 	err = os.Chmod(tmp, mode)
 	if gid, ok := groupID(group); err == nil && ok {
-		err = os.Chown(tmp, -1, gid)
+		// relevo.service makes the folder give its group to what is in it: then there is
+		// nothing to do, which is all that it may.
+		err = durable.GiveTo(tmp, os.Geteuid(), gid)
 	}
 	if err == nil {
 		err = os.Rename(tmp, path)

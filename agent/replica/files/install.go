@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"relevo.dev/relevo/agent/durable"
 )
 
 // Installed says what Install did.
@@ -95,7 +97,7 @@ func install(dir string, e *Entry, root string) (wrote bool, err error) {
 		if err := r.Symlink(e.Target, tmp); err != nil {
 			return false, err
 		}
-		if err := r.Lchown(tmp, uid, gid); err != nil && os.Geteuid() == 0 {
+		if err := give(r, tmp, e.Path, uid, gid); err != nil {
 			return false, err
 		}
 	} else if err := place(dir, e, r, tmp, uid, gid, mode); err != nil {
@@ -119,9 +121,7 @@ func place(dir string, e *Entry, r *os.Root, tmp string, uid, gid int, mode fs.F
 		return err
 	}
 	_, err = f.Write(data)
-	if os.Geteuid() == 0 {
-		err = errors.Join(err, f.Chown(uid, gid))
-	}
+	err = errors.Join(err, give(r, tmp, e.Path, uid, gid))
 	return errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 }
 
@@ -153,17 +153,27 @@ func same(r *os.Root, rel string, e *Entry, uid, gid int) (bool, error) {
 	return true, own(r, rel, uid, gid, fs.FileMode(e.Mode))
 }
 
+// give sets the owner where it differs: the agent's unit need not be allowed to where
+// everything is root's. path is for people.
+func give(r *os.Root, rel, path string, uid, gid int) error {
+	fi, err := r.Lstat(rel)
+	if err != nil {
+		return err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) == uid && int(st.Gid) == gid {
+		return nil
+	}
+	return durable.NotOwner(path, uid, gid, r.Lchown(rel, uid, gid))
+}
+
 // own sets owner and mode where they differ: nothing is written otherwise.
 func own(r *os.Root, rel string, uid, gid int, mode fs.FileMode) error {
 	fi, err := r.Stat(rel)
 	if err != nil {
 		return err
 	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if ok && (int(st.Uid) != uid || int(st.Gid) != gid) && os.Geteuid() == 0 {
-		if err := r.Chown(rel, uid, gid); err != nil {
-			return err
-		}
+	if err := give(r, rel, rel, uid, gid); err != nil {
+		return err
 	}
 	if fi.Mode().Perm() != mode {
 		return r.Chmod(rel, mode)

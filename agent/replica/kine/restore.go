@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"relevo.dev/relevo/agent/durable"
 )
 
 // Info is what Verify found in a database.
@@ -289,10 +291,7 @@ func own(path string, uid, gid int, mode os.FileMode) error {
 	if err := os.Chmod(path, mode); err != nil {
 		return err
 	}
-	if err := os.Chown(path, uid, gid); err != nil && os.Geteuid() == 0 {
-		return err
-	}
-	return nil
+	return durable.GiveTo(path, uid, gid)
 }
 
 func copyFile(ctx context.Context, from, to string, mode os.FileMode) error {
