@@ -122,6 +122,7 @@ type agent struct {
 	journal *takeover.Journal
 	api     *api.Server
 	audit   *auditor
+	wanting atomic.Pointer[[]api.Finding] // see examines
 	catalog *catalog.Catalog
 	phased  chan struct{}          // kicked when the holder machine moved
 	onDuty  chan struct{}          // the same, for who shows the Services of Kubernetes
@@ -224,7 +225,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if err := a.buildNet(ctx, keys); err != nil {
 		return err
 	}
-	a.api, err = api.Listen(api.Config{Socket: cfg.Socket, Group: "relevo", Others: api.AccessRole(cfg.Access.Others), Event: a.asked, Audit: a.Audit, Listen: cfg.HTTP.Listen, Node: cfg.Node, Source: a, Remote: a.port.Clients(), Grants: a, Log: a.log})
+	a.api, err = api.Listen(api.Config{Socket: cfg.Socket, Group: "relevo", Others: api.AccessRole(cfg.Access.Others), Event: a.asked, Audit: a.Audit, Doctor: a.Doctor, Listen: cfg.HTTP.Listen, Node: cfg.Node, Source: a, Remote: a.port.Clients(), Grants: a, Log: a.log})
 	return err
 }
 
@@ -429,6 +430,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.api.Run(ctx) })
 	g.Go(func() error { return a.audits(ctx) })
+	g.Go(func() error { return a.examines(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })
 	g.Go(func() error { return a.adopts(ctx) })

@@ -58,6 +58,7 @@ const (
 	pathSeen     = "/v1/seen"
 	pathWho      = "/v1/who"
 	pathCheck    = "/v1/check"
+	pathReach    = "/v1/reach"
 	pathAudit    = "/v1/audit"
 	pathAccess   = "/v1/access"
 	pathProve    = "/v1/switchover/prove"
@@ -100,6 +101,7 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathOrder, a.order)
 	handle(mux, pathAccess, a.changeAccess)
 	handle(mux, pathAudit, a.auditHere)
+	handle(mux, pathReach, a.reach)
 	handle(mux, pathProbe, a.probed)
 	handle(mux, pathProve, a.prove)
 	handle(mux, pathTarget, a.targetChecks)

@@ -180,6 +180,11 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 			warn(m.Node+": "+health.Words(c), string(c)+", as it gossiped last", health.Advice(c))
 		}
 	}
+	for node, h := range answers {
+		for _, f := range h.Board[:min(len(h.Board), 8)] {
+			warn(node+": "+f.What, f.Check, f.Do)
+		}
+	}
 	if err := a.pool.Err(); err != nil {
 		critical("the pool of members is not in order", err.Error(), "two hosts of one name: rename one of them")
 	}

@@ -28,8 +28,10 @@ type summary struct {
 	Conditions []health.Condition `json:"conditions,omitempty"`
 	// Findings are what would hurt a takeover by this host.
 	Findings []controlplane.Finding `json:"findings,omitempty"`
-	Judge    *judgement             `json:"judge,omitempty"` // of the arbiter
-	Arbiter  string                 `json:"arbiter"`         // whom it takes for the arbiter
+	// Board is what the board was found wanting in, the wrong ones alone.
+	Board   []api.Finding `json:"board,omitempty"`
+	Judge   *judgement    `json:"judge,omitempty"` // of the arbiter
+	Arbiter string        `json:"arbiter"`         // whom it takes for the arbiter
 }
 
 type judgement struct {
@@ -45,6 +47,9 @@ type judgement struct {
 func (a *agent) summary(ctx context.Context) summary {
 	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Conditions: a.monitor.Conditions(), Phase: "none", Arbiter: a.quorum.Leader()}
 	_, s.Findings = a.found()
+	if f := a.wanting.Load(); f != nil {
+		s.Board = *f
+	}
 	a.loop.view(ctx, func() {
 		now := a.clock()
 		if l := a.loop; l.holder != nil {

@@ -44,6 +44,9 @@ func (s *Server) questions() http.Handler {
 	})
 	s.order(mux)
 	s.access(mux)
+	if s.cfg.Doctor != nil {
+		answer(mux, "/v1/doctor", s.cfg.Doctor, func(v *Doctor) { some(&v.Findings) })
+	}
 	if s.cfg.Audit != nil {
 		answer(mux, "/v1/audit", s.cfg.Audit, func(v *Audit) { some(&v.Records) })
 	}

@@ -39,6 +39,8 @@ type Config struct {
 	// it; nil: nobody does.
 	Event func(Event)
 	Audit func(context.Context) (Audit, error)
+	// Doctor has the host tried by the others; nil: it is not.
+	Doctor func(context.Context) (Doctor, error)
 	// Listen is ip:port of the read-only listener; "" = off.
 	Listen string
 	// Node is a host name, besides addresses and localhost, under which the
@@ -68,7 +70,7 @@ func Listen(cfg Config) (*Server, error) {
 	if cfg.Socket == "" {
 		return &Server{cfg: cfg}, nil
 	}
-	l, err := listenSocket(cfg.Socket, cfg.Group, rank[cfg.Others] > rank[NoAccess])
+	l, err := listenSocket(cfg.Socket, cfg.Group, rank[cfg.Others] > rank[NoAccess], cfg.Log)
 	if err != nil {
 		return nil, fmt.Errorf("listen on the socket %s: %w", cfg.Socket, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 // listenSocket makes the socket under another name, gives it owner and mode, and
 // only then puts it where people look: nobody connects before it is protected.
 // With everybody any local user may connect, and is told apart then.
-func listenSocket(path, group string, everybody bool) (net.Listener, error) {
+func listenSocket(path, group string, everybody bool, log *slog.Logger) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
@@ -43,7 +44,10 @@ func listenSocket(path, group string, everybody bool) (net.Listener, error) {
 	if gid, ok := groupID(group); err == nil && ok {
 		// relevo.service makes the folder give its group to what is in it: then there is
 		// nothing to do, which is all that it may.
-		err = durable.GiveTo(tmp, os.Geteuid(), gid)
+		if err = durable.GiveTo(tmp, os.Geteuid(), gid); errors.Is(err, durable.ErrOwner) {
+			log.Warn("the socket is root's alone: nobody can be an operator", "group", group, "why", err, "do", "systemd-tmpfiles --create relevo.conf, then restart relevo")
+			err = nil
+		}
 	}
 	if err == nil {
 		err = os.Rename(tmp, path)

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/systemd"
 )
@@ -43,7 +44,10 @@ func newDoctorCommand(a *app) *cobra.Command {
 		Short: "Look for what would hurt in the night of a failover",
 		Long: "Look for what would hurt in the night of a failover, on this host: whether a hardware\n" +
 			"watchdog is really armed, whether the fence and the units' condition are in place,\n" +
-			"whether the API's certificate names the virtual IP, space, clock.\n\n" +
+			"whether the API's certificate names the virtual IP, space, clock, card, board; and, by\n" +
+			"asking the other members, whether they get in at its ports, see it by mDNS, and have\n" +
+			"the same time, version and MTU. As root it also asks the network for a second owner of\n" +
+			"its addresses.\n\n" +
 			"Nothing is changed. Exit code 3 if something is wrong.",
 		Args: cobra.NoArgs,
 	}
@@ -56,7 +60,7 @@ func newDoctorCommand(a *app) *cobra.Command {
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), 30*time.Second)
 		defer cancel()
-		found := examine(ctx, cfg)
+		found := a.examine(ctx, cfg)
 		for _, f := range found {
 			if f.Result == resultWrong {
 				a.code = exitDegraded
@@ -94,17 +98,19 @@ func showFindings(p *page, found []finding) {
 }
 
 // examine runs every check.
-func examine(ctx context.Context, cfg *config.Config) []finding {
+func (a *app) examine(ctx context.Context, cfg *config.Config) []finding {
 	m := systemd.NewManager()
 	defer m.Close()
-	var out []finding
+	others, st := askOthers(ctx, a)
+	out := append(others, checkBoard(cfg)...)
+	out = append(out, checkNetwork(ctx, cfg, agent.WhoHas, st)...)
 	w, err := m.Watchdog(ctx)
 	if err != nil {
 		out = append(out, finding{"hardware watchdog", resultUnknown, err.Error(), ""})
 	} else {
 		out = append(out, judgeWatchdog(w, systemd.WatchdogDevices("/sys"), kernel()))
 	}
-	out = append(out, checkAgentUnit(ctx, m), checkClock())
+	out = append(out, checkAgentUnit(ctx, m), checkByHand(ctx, m), checkClock())
 	if cfg.Voter {
 		out = append(out, checkFence(cfg.Fence.Command))
 	}
@@ -112,6 +118,7 @@ func examine(ctx context.Context, cfg *config.Config) []finding {
 		return out
 	}
 	out = append(out, checkHandOver(ctx, cfg.DataDir))
+	out = append(out, checkOwners(ctx, m, cfg)...)
 	cp := cfg.Candidate.ControlPlane
 	for _, u := range cp.Units {
 		out = append(out, checkUnit(ctx, m, u))

@@ -39,6 +39,8 @@ type place struct {
 	existing *config.Config // nil: there is no configuration yet
 	written  bool           // by this command
 	joinList []string       // gossip addresses of members, for a configuration that is written
+	// candidate is the section for what was found on this host; "" = an example.
+	candidate string
 }
 
 func (f trustFlags) settle() (*place, error) {
@@ -85,31 +87,6 @@ func (p *place) agree(cluster, node string) error {
 		}
 	}
 	return nil
-}
-
-func newInitCommand() *cobra.Command {
-	var f trustFlags
-	var cluster, node string
-	cmd := &cobra.Command{
-		Use:   "init --cluster NAME",
-		Short: "Found a cluster on this host",
-		Long: "Found a cluster on this host: make its certificate authority, this host's\n" +
-			"certificate and the gossip key, and a configuration if there is none.\n" +
-			"Nothing that exists is overwritten.",
-		Example: "  sudo relevo init --cluster home",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := f.settle()
-			if err == nil {
-				err = p.found(cmd.OutOrStdout(), cluster, node)
-			}
-			return asRoot(err)
-		},
-	}
-	cmd.Flags().StringVar(&cluster, "cluster", "", "`name` of the cluster: a-z, 0-9 and - (default: as configured)")
-	cmd.Flags().StringVar(&node, "node", "", "`name` of this host in it (default: as configured, else the host name)")
-	f.add(cmd, true)
-	return cmd
 }
 
 func (p *place) found(out io.Writer, cluster, node string) error {
@@ -167,10 +144,6 @@ func (p *place) found(out io.Writer, cluster, node string) error {
 	fmt.Fprintf(out, "  trust          %s and %s\n", p.pki, p.gossip)
 	fmt.Fprintf(out, "                 Keep a copy of both in a safe place: with it others can be let in.\n")
 	fmt.Fprintf(out, "  configuration  %s (%s)\n\n", p.config, p.wasWritten())
-	fmt.Fprintf(out, "Next:\n")
-	fmt.Fprintf(out, "  1. Can this host run the control plane? Then say so in %s, under `candidate:`.\n", p.config)
-	fmt.Fprintf(out, "  2. sudo systemctl enable --now relevo\n")
-	fmt.Fprintf(out, "  3. sudo relevo token create, which prints the line to type on the other hosts\n")
 	return nil
 }
 
@@ -311,7 +284,11 @@ peer:
 # The others are found by mDNS. Where multicast does not reach, name some of them.
 join: [%s]
 
-# A host that can run the control plane is a candidate. Remove the # in front,
+%s`, cluster, node, p.data, p.gossip, p.pki, strings.Join(p.joinList, ", "), cmp.Or(p.candidate, exampleCandidate))
+}
+
+// exampleCandidate is what a person fills in where nothing was found.
+const exampleCandidate = `# A host that can run the control plane is a candidate. Remove the # in front,
 # and name what is yours.
 #candidate:
 #  priority: 0
@@ -328,8 +305,7 @@ join: [%s]
 #      token_file: /etc/kubernetes/relevo.token
 #  # an unused address of this network, which follows the master
 #  vip: {address: 192.168.1.250/24, port: 6443}
-`, cluster, node, p.data, p.gossip, p.pki, strings.Join(p.joinList, ", "))
-}
+`
 
 // writeNew writes a file that was not there; if it fails, nothing is left. (No
 // rename: that replaces, and a link is nothing that a FAT stick has.)

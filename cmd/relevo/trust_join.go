@@ -19,7 +19,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/onboard"
 	"relevo.dev/relevo/agent/peer"
 	"relevo.dev/relevo/avahi"
 )
@@ -141,6 +143,7 @@ func (j joinFlags) byToken(ctx context.Context, out io.Writer, p *place, t peer.
 	if len(j.address) > 0 { // multicast does not reach them
 		p.joinList = in.Peers
 	}
+	p.candidateOf(out, onboard.Look("/"), agent.Survey)
 	if err := p.writeConfig(in.Cluster(), node); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func (b box) path(p string) string { return filepath.Join(b.dir, p) }
 // relevo runs one of the three commands with all paths in the box.
 func (b box) relevo(stdin string, args ...string) (string, error) {
 	b.t.Helper()
-	cmd := newInitCommand()
+	cmd := newInitCommand(&app{env: func(string) string { return "" }})
 	switch args[0] {
 	case "invite":
 		cmd = newInviteCommand()

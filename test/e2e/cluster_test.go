@@ -112,7 +112,7 @@ func newCluster(t *testing.T, o options) *cluster {
 	}
 	ok(t, g.Wait())
 	n1 := c.nodes[0]
-	_, err = n1.Run(ctx, "relevo", "init")
+	_, err = n1.Run(ctx, "relevo", "init", "--no-start")
 	ok(t, err)
 	for _, n := range c.nodes[1:] {
 		invitation, err := n1.Run(ctx, "relevo", "invite", n.Name)

@@ -125,7 +125,7 @@ func TestFence(t *testing.T) {
 		// No new connection, no new file: whatever becomes of the lease, the audit watches.
 		pid, err := m.Run(within(t, 10*time.Second), "systemctl", "show", "--property=MainPID", "--value", "relevo.service")
 		ok(t, err)
-		_, err = m.Run(within(t, 10*time.Second), "setpriv", "--regid=relevo", "--clear-groups", "prlimit", "--pid="+strings.TrimSpace(pid), "--nofile=8:8")
+		_, err = m.Run(within(t, 10*time.Second), "prlimit", "--pid="+strings.TrimSpace(pid), "--nofile=8:8")
 		ok(t, err)
 		_, err = m.Run(within(t, 30*time.Second), "sleep", "15")
 		ok(t, err)

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/onboard"
+)
+
+// newcomer is a host on which nothing of relevo is yet.
+type newcomer struct {
+	found   onboard.Found
+	taken   map[string]string
+	answers string // typed; "" = nobody is at a terminal
+	flags   initFlags
+}
+
+func (n newcomer) init(t *testing.T) (cfg *config.Config, out string, err error) {
+	t.Helper()
+	dir := t.TempDir()
+	f := n.flags
+	f.config, f.pki, f.gossip, f.data = filepath.Join(dir, "relevo.yaml"), filepath.Join(dir, "pki"), filepath.Join(dir, "gossip.key"), filepath.Join(dir, "lib")
+	f.node = "n1"
+	f.look = func(string) onboard.Found { return n.found }
+	f.survey = func(string) (onboard.Network, error) {
+		return onboard.Network{Interface: "eth0", Own: netip.MustParsePrefix("192.168.1.20/24"), Gateway: netip.MustParseAddr("192.168.1.1")}, nil
+	}
+	f.whoHas = func(_ context.Context, _ string, ip netip.Addr) (string, error) { return n.taken[ip.String()], nil }
+	f.systemd = func() bool { return false }
+	if n.answers != "" {
+		f.ask = bufio.NewReader(strings.NewReader(n.answers))
+	}
+	var b bytes.Buffer
+	f.out = &b
+	err = f.run(t.Context(), &app{env: func(string) string { return "" }})
+	if err == nil {
+		cfg, err = config.Load(f.config)
+	} else if _, serr := os.Stat(f.config); serr == nil {
+		t.Errorf("a configuration was written though it failed: %v", err)
+	}
+	return cfg, b.String(), err
+}
+
+func TestInitLooks(t *testing.T) {
+	k3s := onboard.Found{Kind: onboard.K3sServer, What: "a k3s server on SQLite"}
+	for name, c := range map[string]struct {
+		n         newcomer
+		fails     string
+		says      string
+		cluster   string
+		candidate bool
+		vip       string
+	}{
+		"all proposed": {newcomer{found: k3s, answers: "\n\n"}, "", "tls-san: [192.168.1.250]", "home", true, "192.168.1.250/24"},
+		"all typed":    {newcomer{found: k3s, answers: "shed\n192.168.1.77\n"}, "", "It can be the master", "shed", true, "192.168.1.77/24"},
+		"corrected": {newcomer{found: k3s, taken: map[string]string{"192.168.1.9": "b8:27:eb:1:2:3"}, answers: "My Shed\nshed\n192.168.1.9\n10.0.0.1\nx\n192.168.1.8/24\n"},
+			"", "192.168.1.9 is taken: b8:27:eb:1:2:3 answers for it", "shed", true, "192.168.1.8/24"},
+		"none":                {newcomer{found: k3s, answers: "\nnone\n"}, "", "", "home", true, ""},
+		"gone in the middle":  {newcomer{found: k3s, answers: "shed\n"}, "no answer", "", "", false, ""},
+		"yes":                 {newcomer{found: k3s, flags: initFlags{yes: true}}, "", "", "home", true, "192.168.1.250/24"},
+		"yes, .250 taken":     {newcomer{found: k3s, taken: map[string]string{"192.168.1.250": "x"}, flags: initFlags{yes: true}}, "", "", "home", true, "192.168.1.249/24"},
+		"told already":        {newcomer{found: onboard.Found{Kind: onboard.K3sServer, VIP: netip.MustParseAddr("192.168.1.100")}, flags: initFlags{yes: true}}, "", "told 192.168.1.100 already", "home", true, "192.168.1.100/24"},
+		"a flag":              {newcomer{found: k3s, flags: initFlags{cluster: "x", vip: "192.168.1.5"}}, "", "", "x", true, "192.168.1.5/24"},
+		"a flag that is bad":  {newcomer{found: k3s, flags: initFlags{cluster: "x", vip: "192.168.1.1"}}, "router's address", "", "", false, ""},
+		"a flag with none":    {newcomer{found: k3s, flags: initFlags{cluster: "x", vip: "none"}}, "", "", "x", true, ""},
+		"votes only, as told": {newcomer{found: k3s, flags: initFlags{cluster: "x", voteOnly: true}}, "", "votes only", "x", false, ""},
+		"a Zero":              {newcomer{found: onboard.Found{Kind: onboard.Nothing, What: "no Kubernetes", VoteOnly: "its processor is an ARMv6"}, flags: initFlags{yes: true}}, "", "can vote and never be the master", "home", false, ""},
+		"kubeadm":             {newcomer{found: onboard.Found{Kind: onboard.Kubeadm, Problem: "kubeadm with etcd is not supported yet", Do: "it can vote"}, flags: initFlags{yes: true}}, "", "not supported yet", "home", false, ""},
+		"a script":            {newcomer{found: onboard.Found{Kind: onboard.Nothing}}, "needs a name", "", "", false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, out, err := c.n.init(t)
+			if c.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), c.fails) {
+					t.Errorf("%v\n%s", err, out)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			vip := ""
+			if cfg.Candidate != nil && cfg.Candidate.VIP != nil {
+				vip = cfg.Candidate.VIP.Address.String()
+			}
+			if cfg.Cluster != c.cluster || (cfg.Candidate != nil) != c.candidate || vip != c.vip || !strings.Contains(out, c.says) {
+				t.Errorf("cluster %s, candidate %+v\n%s", cfg.Cluster, cfg.Candidate, out)
+			}
+		})
+	}
+}
+
+// TestInitBlind: without root nobody can ask the network, and that is said.
+func TestInitBlind(t *testing.T) {
+	f := initFlags{survey: func(string) (onboard.Network, error) { return onboard.Network{}, errors.New("no interface") }, out: &bytes.Buffer{}}
+	if _, err := f.chooseVIP(t.Context(), onboard.Found{}); err != nil || !strings.Contains(f.out.(*bytes.Buffer).String(), "No virtual IP") {
+		t.Errorf("%v %s", err, f.out)
+	}
+	f.vip = "192.168.1.9"
+	if _, err := f.chooseVIP(t.Context(), onboard.Found{}); err == nil || !strings.Contains(err.Error(), "no interface") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestJoinLooks: a host that joins is a candidate if everything it takes is known.
+func TestJoinLooks(t *testing.T) {
+	survey := func(string) (onboard.Network, error) {
+		return onboard.Network{Own: netip.MustParsePrefix("192.168.1.20/24")}, nil
+	}
+	for _, c := range []struct {
+		found     onboard.Found
+		candidate bool
+		says      string
+	}{
+		{onboard.Found{Kind: onboard.K3sAgent, VIP: netip.MustParseAddr("192.168.1.100")}, true, "can be the master"},
+		{onboard.Found{Kind: onboard.K3sAgent, VIP: netip.MustParseAddr("10.0.0.1")}, false, ""},
+		{onboard.Found{Kind: onboard.K3sServer}, false, "another cluster's"},
+		{onboard.Found{Kind: onboard.Units, What: "units"}, false, "write `candidate:`"},
+		{onboard.Found{Kind: onboard.K3sAgent, VoteOnly: "it is small"}, false, "it is small"},
+		{onboard.Found{Kind: onboard.Nothing}, false, ""},
+	} {
+		var p place
+		var out bytes.Buffer
+		p.candidateOf(&out, c.found, survey)
+		if (p.candidate != "") != c.candidate || !strings.Contains(out.String(), c.says) || (c.says == "") != (out.Len() == 0) {
+			t.Errorf("%+v: %q, %s", c.found, p.candidate, &out)
+		}
+	}
+}
