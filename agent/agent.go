@@ -46,10 +46,12 @@ type Options struct {
 	Reload <-chan os.Signal
 	Level  *slog.LevelVar
 
-	Host   func(h HostConfig) (*Host, error) // nil = the real one
-	Net    *Net                              // nil = the real one
-	Clock  Clock                             // nil = CLOCK_BOOTTIME
-	Health health.Thresholds                 // the zero value = the configured ones
+	Host  func(h HostConfig) (*Host, error) // nil = the real one
+	Net   *Net                              // nil = the real one
+	Clock Clock                             // nil = CLOCK_BOOTTIME
+	// Journal takes an entry of the audit with fields; nil, or an error: it is logged.
+	Journal func(message string, fields map[string]string) error
+	Health  health.Thresholds // the zero value = the configured ones
 	// HealthRoot is measured in place of /; "" = this machine. Agents that share a machine
 	// with others, and a clock of their own, must not judge each other by its disk.
 	HealthRoot string

@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -76,12 +79,29 @@ func (a *agent) audited(r audit.Record) {
 		return
 	}
 	r.At, r.Node, r.Term = time.Now().UTC(), a.cfg.Node, a.term.Load()
-	a.log.Warn("audit", "action", r.Action, "target", r.Target, "by", r.By, "from", r.From, "outcome", r.Outcome, "why", r.Why, "term", r.Term)
+	if !a.journalled(r) {
+		a.log.Warn("audit", "action", r.Action, "target", r.Target, "by", r.By, "from", r.From, "outcome", r.Outcome, "why", r.Why, "term", r.Term)
+	}
 	select {
 	case a.audit.queue <- r:
 	default:
 		a.log.Error("the audit is behind: an event is in the journal alone", "action", r.Action)
 	}
+}
+
+// journalled writes r to the journal with fields of its own, if there is a journal.
+func (a *agent) journalled(r audit.Record) bool {
+	if a.opts.Journal == nil {
+		return false
+	}
+	message := fmt.Sprintf("audit: %s %s by %s: %s", r.Action, r.Target, cmp.Or(r.By, "nobody"), r.Outcome)
+	if r.Why != "" {
+		message += ": " + r.Why
+	}
+	return a.opts.Journal(message, map[string]string{
+		"RELEVO_AUDIT": "1", "RELEVO_ACTION": r.Action, "RELEVO_TARGET": r.Target, "RELEVO_BY": r.By, "RELEVO_FROM": r.From,
+		"RELEVO_OUTCOME": r.Outcome, "RELEVO_WHY": r.Why, "RELEVO_TERM": strconv.FormatUint(r.Term, 10),
+	}) == nil
 }
 
 // asked is told of everything that somebody wanted to change (api.Config).

@@ -144,6 +144,18 @@ func TestBy(t *testing.T) {
 	}
 }
 
+// TestOrigin: a web page in the browser of somebody who may is not that somebody.
+func TestOrigin(t *testing.T) {
+	s := &Server{cfg: Config{Source: &fake{}}}
+	r := httptest.NewRequest(http.MethodPost, "/v1/do", strings.NewReader(`{"verb":"pause"}`))
+	r.Header.Set("Origin", "https://example.org")
+	w := httptest.NewRecorder()
+	s.guard(s.questions(), func(*http.Request) Who { return Who{Name: "root", Role: Admin} }).ServeHTTP(w, r)
+	if w.Code != http.StatusForbidden {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 // TestPolicies limit an access to nodes and to actions.
 func TestPolicies(t *testing.T) {
 	for _, c := range []struct {

@@ -12,6 +12,7 @@ import (
 
 	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/systemd"
 )
 
 func newAgentCommand(a *app) *cobra.Command {
@@ -30,11 +31,17 @@ func newAgentCommand(a *app) *cobra.Command {
 		}
 		var level slog.LevelVar
 		level.Set(cfg.Log.Level)
-		log := newLogger(a.stderr, &level, underJournal(a.env("JOURNAL_STREAM"), a.stderr))
+		journal := underJournal(a.env("JOURNAL_STREAM"), a.stderr)
+		log := newLogger(a.stderr, &level, journal)
+		opts := agent.Options{Version: version(), Log: log, ConfigPath: *path, Level: &level}
+		if journal {
+			opts.Journal = systemd.Journal
+		}
 		hup := make(chan os.Signal, 1)
 		signal.Notify(hup, syscall.SIGHUP)
 		defer signal.Stop(hup)
-		return agent.Run(cmd.Context(), cfg, agent.Options{Version: version(), Log: log, ConfigPath: *path, Reload: hup, Level: &level})
+		opts.Reload = hup
+		return agent.Run(cmd.Context(), cfg, opts)
 	}
 	return cmd
 }

@@ -36,7 +36,10 @@ func newSwitchoverCommand(a *app) *cobra.Command {
 		if who := a.env("SUDO_USER"); who != "" {
 			req.By = who
 		}
-		c := api.NewClient(a.socket)
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
 		defer c.Close()
 		begin := a.now()
 		done, err := c.Do(cmd.Context(), req)

@@ -32,7 +32,10 @@ func newTopCommand(a *app) *cobra.Command {
 	}
 	once := cmd.Flags().Bool("once", false, "show it once and end")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c := api.NewClient(a.socket)
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
 		defer c.Close()
 		if *once || a.screen == nil || a.env("TERM") == "dumb" {
 			h, err := c.Health(cmd.Context())

@@ -93,7 +93,10 @@ func (a *app) order(ctx context.Context, o api.Order) (api.Done, error) {
 	if who := a.env("SUDO_USER"); who != "" {
 		o.By = who
 	}
-	c := api.NewClient(a.socket)
+	c, err := a.client()
+	if err != nil {
+		return api.Done{}, err
+	}
 	defer c.Close()
 	return c.Do(ctx, o)
 }

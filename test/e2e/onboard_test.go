@@ -160,6 +160,9 @@ func TestOnboard(t *testing.T) {
 		_, err := n1.Run(within(t, 20*time.Second), "relevo", "access", "revoke", "operator")
 		ok(t, err)
 		denied(t, run("operator", "status"), "was revoked", "status")
+		if out, err := n1.Run(within(t, 20*time.Second), "journalctl", "-q", "--no-pager", "RELEVO_BY=ann", "RELEVO_OUTCOME=denied"); err != nil || !strings.Contains(out, "needs the role admin") {
+			t.Errorf("the journal has no such fields: %v %s", err, out)
+		}
 		var v api.Audit
 		ok(t, n2.ask(within(t, 20*time.Second), &v, "history", "--audit"))
 		b, _ := json.Marshal(v)
