@@ -322,6 +322,7 @@ func (a *agent) prepareHost(ctx context.Context) (active bool, err error) {
 		a.ownRev.Store(rev)
 	}
 	a.loop.holder = lease.NewHolder(a.cfg.Node, a.loop.tm, was, active)
+	a.loop.guarded = true // by the fence, if an earlier process ended: the first renewal takes that away
 	if a.host.Address != nil && !active {
 		// Left over from a crash: without the lease the address is not ours.
 		if err := a.host.Address.Release(ctx); err != nil {

@@ -117,6 +117,11 @@ func TestWholeAgentKilled(t *testing.T) {
 		story := len(w.story())
 		n1.kill()
 		n1.boot()
+		w.until(2*time.Second, "the first renewal takes the fence's timer away", func() bool {
+			n1.mu.Lock()
+			defer n1.mu.Unlock()
+			return n1.guard == nil
+		})
 		w.ready("n1", 1)
 		for _, l := range w.story()[story:] {
 			if strings.Contains(l, "control plane") {

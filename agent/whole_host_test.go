@@ -423,6 +423,7 @@ func (g *testGuard) Disarm(context.Context) error {
 	defer g.mu.Unlock()
 	if g.guard != nil {
 		g.guard.Stop()
+		g.guard = nil
 	}
 	return nil
 }
