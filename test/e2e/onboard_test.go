@@ -175,16 +175,25 @@ func TestOnboard(t *testing.T) {
 
 	c.run("the doctor", func(t *testing.T) {
 		var found []api.Finding
-		ok(t, n1.ask(within(t, time.Minute), &found, "doctor"))
-		results := map[string]api.Finding{}
-		for _, f := range found {
-			results[f.Check] = f
-			t.Logf("%-8s %-14s %s", f.Result, f.Check, f.What)
-		}
-		for _, check := range []string{"ports", "MTU", "clocks", "versions", "mDNS", "address", "card"} {
-			if results[check].Result != api.FindingOK {
-				t.Errorf("%s: %+v", check, results[check])
+		// An announcement takes its time after the agent began anew.
+		ok(t, hosts.Until(within(t, time.Minute), "the others to see all that they should", func(ctx context.Context) error {
+			found = nil
+			if err := n1.ask(ctx, &found, "doctor"); err != nil {
+				return err
 			}
+			results := map[string]api.Finding{}
+			for _, f := range found {
+				results[f.Check] = f
+			}
+			for _, check := range []string{"ports", "MTU", "clocks", "versions", "mDNS", "address", "card"} {
+				if results[check].Result != api.FindingOK {
+					return fmt.Errorf("%s: %+v", check, results[check])
+				}
+			}
+			return nil
+		}))
+		for _, f := range found {
+			t.Logf("%-8s %-14s %s", f.Result, f.Check, f.What)
 		}
 	})
 }
