@@ -74,8 +74,10 @@ var faults = []fault{
 		return fmt.Sprint(n.name, " for ", d)
 	}},
 	{"disk lost", func(w *world) string {
+		// One voter of five: what three agreed on is still known to two of the other four. No
+		// consensus survives that two of those three lose their disks at once.
 		n := w.any()
-		if n.wiped || w.voters() <= 3 && n.voter {
+		if n.wiped || w.voters() < 5 && n.voter {
 			return "nobody"
 		}
 		n.powerCut()
