@@ -21,6 +21,7 @@ var update = flag.Bool("update", false, "write the answers into testdata/*.txt; 
 // machine answered indented below it. The first line names the machine:
 //
 //	holder n2 6s
+//	holder n2 6s active 1 8s   (units run, and a lease of term 1 until 8 s is noted)
 //	arbiter n3 6s
 //	arbiter n3 6s fence
 func TestCases(t *testing.T) {
@@ -65,7 +66,14 @@ func replay(text string) (string, error) {
 		case strings.HasPrefix(line, " "):
 			continue // an old answer
 		case f[0] == "holder":
-			h := NewHolder(f[1], Timings{dur(f[2])}, Lease{}, len(f) > 3 && f[3] == "active")
+			var was Lease
+			if len(f) > 5 { // what was noted: its term and its end
+				if _, err := fmt.Sscan(f[4], &was.Term); err != nil {
+					return "", fmt.Errorf("%q: %w", line, err)
+				}
+				was.Deadline = dur(f[5])
+			}
+			h := NewHolder(f[1], Timings{dur(f[2])}, was, len(f) > 3 && f[3] == "active")
 			step, state = h.Step, func() string { return h.Phase().String() }
 		case f[0] == "arbiter":
 			pol := Policy{MaxLag: 10 * time.Second, MaxFailovers: 2, Fence: slices.Contains(f, "fence")}

@@ -112,6 +112,7 @@ type Holder struct {
 	killAt   Time // Stopping: units that will not stop are killed from here on
 	killing  bool
 	release  *StepDown // after stopping, give the term back
+	restored bool      // the lease is an earlier process's, and none was acknowledged since
 }
 
 // NewHolder makes the machine of node. was is the lease that an earlier process
@@ -121,6 +122,7 @@ func NewHolder(node string, tm Timings, was Lease, active bool) *Holder {
 	if was.Term != 0 && was.Deadline > 0 {
 		h.term, h.deadline, h.phase = was.Term, was.Deadline, Named
 		h.fact = Fact{Term: was.Term, Holder: node}
+		h.restored = was.Deadline != Forever
 	}
 	return h
 }
@@ -218,8 +220,9 @@ func (h *Holder) onFact(now Time, f Fact) []Action {
 	}
 	// A paused cluster: a holder with a lease keeps it for ever. When that ends, it
 	// counts again from now: A has not acknowledged this epoch yet, so its S3 wait
-	// has not begun.
-	if h.deadline > now && was.Epoch != f.Epoch {
+	// has not begun. But raft tells a process that has just started everything again, and
+	// a pause that ended long ago is no reason to keep the lease that was noted.
+	if h.deadline > now && was.Epoch != f.Epoch && !h.restored {
 		switch {
 		case f.Pause == Paused:
 			h.deadline = Forever
@@ -242,6 +245,7 @@ func (h *Holder) onAcked(now Time, e Acked) []Action {
 	if h.fact.Pause == Paused && e.Epoch == h.fact.Epoch {
 		end = Forever
 	}
+	h.restored = false
 	if end <= h.deadline || end <= now {
 		return nil
 	}
