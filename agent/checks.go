@@ -27,7 +27,10 @@ import (
 // checkKind is what is checked.
 type checkKind string
 
-const checkVerify checkKind = "verify" // the copy against the master's datastore
+const (
+	checkVerify   checkKind = "verify"   // the copy against the master's datastore
+	checkRehearse checkKind = "rehearse" // a promotion, beside what the host does
+)
 
 // checkRequest asks a standby to begin a check (ID 0), or how it goes.
 type checkRequest struct {
@@ -46,7 +49,8 @@ type checkReply struct {
 
 // results are the last of each kind; they are kept in <data_dir>/checks.json.
 type results struct {
-	Verified *api.Verification `json:"verified,omitempty"`
+	Verified  *api.Verification `json:"verified,omitempty"`
+	Rehearsed *api.Rehearsal    `json:"rehearsed,omitempty"`
 }
 
 // checks are those of this host.
@@ -74,7 +78,7 @@ func (c *checks) asked(_ context.Context, _ string, in checkRequest) (checkReply
 		return checkReply{}, errNoCopy
 	case in.ID == 0 && c.busy:
 		return checkReply{}, errors.New("a check is under way already")
-	case in.ID == 0 && in.Kind != checkVerify:
+	case in.ID == 0 && in.Kind != checkVerify && in.Kind != checkRehearse:
 		return checkReply{}, fmt.Errorf("this agent does not know how to check %q: is it older than the one that asks?", in.Kind)
 	case in.ID == 0:
 		c.id++
@@ -101,7 +105,7 @@ func (c *checks) over() {
 func (c *checks) tell(s *api.Standby) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.Verified = c.last.Verified
+	s.Verified, s.Rehearsed = c.last.Verified, c.last.Rehearsed
 }
 
 func (a *agent) checksPath() string { return filepath.Join(a.cfg.DataDir, "checks.json") }
@@ -131,6 +135,11 @@ func (a *agent) runChecks(ctx context.Context) error {
 	c.jobs = make(chan checkJob, 1)
 	c.last = a.readChecks()
 	c.mu.Unlock()
+	if r := a.host.Rehearse; r != nil {
+		if err := r.Clean(ctx); err != nil {
+			a.log.Warn("what a rehearsal left behind is still there", "err", err)
+		}
+	}
 	t := time.NewTicker(time.Minute)
 	defer t.Stop()
 	for {
@@ -182,7 +191,24 @@ func (a *agent) dueCheck(now time.Time) checkKind {
 	if every := a.live.Load().Candidate.Replica.VerifyInterval; every > 0 && (c.last.Verified == nil || away(now, c.last.Verified.At) > every+a.jitter(every/8)) {
 		return checkVerify
 	}
+	if a.rehearsalDue(now, c.last.Rehearsed) {
+		return checkRehearse
+	}
 	return ""
+}
+
+// rehearsalDue: at the quiet hour, within which every host has a minute of its own.
+func (a *agent) rehearsalDue(now time.Time, last *api.Rehearsal) bool {
+	c := a.live.Load().Candidate.Rehearsal
+	if a.host.Rehearse == nil || c.Every == 0 || last != nil && away(now, last.At) < c.Every-12*time.Hour {
+		return false
+	}
+	if c.Every < 24*time.Hour {
+		return last == nil || away(now, last.At) >= c.Every
+	}
+	day := now.Local()
+	at := time.Date(day.Year(), day.Month(), day.Day(), 0, 0, 0, 0, day.Location()).Add(c.At + a.jitter(time.Hour))
+	return !now.Before(at) && now.Before(at.Add(time.Hour))
 }
 
 // away is how far a moment is from now, either way.
@@ -208,7 +234,16 @@ func (a *agent) check(ctx context.Context, in checkRequest) {
 		}
 		cancel(fmt.Errorf("this host is %s", a.phase()))
 	})
-	a.verify(ctx, in)
+	switch {
+	case in.Kind == checkVerify:
+		a.verify(ctx, in)
+	case a.host.Rehearse == nil:
+		a.noteCheck(func(r *results) {
+			r.Rehearsed = &api.Rehearsal{Node: a.cfg.Node, At: time.Now().UTC(), Error: "this host cannot rehearse"}
+		})
+	default:
+		a.rehearse(ctx, in)
+	}
 }
 
 // verifyLimit bounds one comparison, maxDifferences what is told of it.
@@ -267,9 +302,13 @@ func (a *agent) checkStandbys(ctx context.Context, o api.Order) (api.Done, error
 		if err != nil {
 			return d, fmt.Errorf("%s %s: %w", o.Verb, node, err)
 		}
-		if v := r.Verified; v != nil {
+		if v := r.Verified; v != nil && o.Verb == api.VerbVerify {
 			d.Verified = append(d.Verified, *v)
 			texts = append(texts, verifiedText(*v))
+		}
+		if v := r.Rehearsed; v != nil && o.Verb == api.VerbRehearse {
+			d.Rehearsed = append(d.Rehearsed, *v)
+			texts = append(texts, rehearsedText(*v))
 		}
 	}
 	d.Text = strings.Join(texts, "\n")
@@ -346,5 +385,26 @@ func checkProblems(st api.Standby) (out []api.Problem) {
 			Why: fmt.Sprintf("revision %d, %s: %s", v.Differences[0].Revision, v.Differences[0].Key, v.Differences[0].Where),
 			Do:  "`relevo replica verify " + st.Node + "` copies it again"})
 	}
+	if r := st.Rehearsed; r != nil && !r.OK {
+		out = append(out, api.Problem{Severity: api.Critical, What: "the last rehearsal of a promotion on " + st.Node + " failed", Why: r.Error,
+			Do: "`relevo rehearse " + st.Node + "` tries it again; what it says would have happened in the night of a failover"})
+	}
 	return out
+}
+
+// metrics of the checks; what was never done has none.
+func (c *checks) metrics(s *api.Set) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if v := c.last.Verified; v != nil {
+		s.Bool("relevo_replica_verified", v.Equal)
+		s.Add("relevo_replica_verified_timestamp_seconds", float64(v.At.Unix()))
+	}
+	if r := c.last.Rehearsed; r != nil {
+		s.Bool("relevo_rehearsal_ok", r.OK)
+		s.Add("relevo_rehearsal_timestamp_seconds", float64(r.At.Unix()))
+		if r.OK {
+			s.Add("relevo_rehearsal_ready_seconds", r.ReadySeconds)
+		}
+	}
 }

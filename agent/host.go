@@ -26,6 +26,7 @@ type Host struct {
 	Identity     *identity    // nil: not looked at
 	Source       http.Handler // serves the datastore and the identity to standbys
 	Copy         Copy         // nil: the copy is never compared
+	Rehearse     Rehearser    // nil: nothing is rehearsed
 	LeaseNote    LeaseNote
 	Guard        Guard // nil: nobody kills for us
 	// Restarting says whether who stops the agent starts it again at once, as an

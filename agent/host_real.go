@@ -45,6 +45,7 @@ func realHost(h HostConfig) (*Host, error) {
 	api := &kubeAPI{cfg: c.ControlPlane.API, node: h.Node, kubeNode: c.KubernetesNode}
 	host := &Host{
 		ControlPlane: units, Data: data, Follower: follower, Source: source, Copy: follower,
+		Rehearse:  &hostRehearsal{cfg: h.Config, copy: follower.CopyPath(), id: follower.MirrorDir(), m: m},
 		Inspector: inspector(c, m), Identity: &identity{source.Identity(), follower.Identity()},
 		API: api, Cluster: &kubeCluster{api, c.ControlPlane.Units, time.Now},
 		LeaseNote:  &LeaseNoteFile{Path: leasefile.DefaultPath, Node: h.Node, TTL: h.Config.LeaseTTL, Units: c.ControlPlane.Units},

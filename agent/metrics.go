@@ -92,7 +92,9 @@ func (a *agent) replicaMetrics(s *api.Set) {
 	if a.role() == api.RoleStandby && pos.FreshAt > 0 {
 		s.Add("relevo_replica_lag_seconds", max(0, a.clock()-pos.FreshAt).Seconds())
 		s.Add("relevo_replica_lag_revisions", float64(pos.Lag()))
+		s.Bool("relevo_replica_stalled", pos.Stalled != "")
 	}
+	a.checks.metrics(s)
 	s.Add("relevo_replica_revision", float64(pos.Revision))
 	if e := a.apiErr.Load(); e != nil {
 		s.Bool("relevo_api_ready", *e == "")

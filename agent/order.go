@@ -23,7 +23,7 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 	switch o.Verb {
 	case api.VerbLeave:
 		return a.leave(ctx, o)
-	case api.VerbVerify:
+	case api.VerbVerify, api.VerbRehearse:
 		return a.checkStandbys(ctx, o)
 	case api.VerbTokenCreate:
 		return a.createToken(ctx, o)

@@ -146,6 +146,9 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 		if !st.Ready && s.Master != nil && st.Node != s.Master.Node {
 			warn("the standby "+st.Node+" is not ready", st.Why, "")
 		}
+		if st.Ready && st.Why != "" && s.Master != nil && st.Node != s.Master.Node && answers[s.Master.Node].Phase != "" {
+			warn("the standby "+st.Node+" does not follow the master", st.Why, "")
+		}
 		out = append(out, checkProblems(st)...)
 	}
 	for _, node := range slices.Sorted(maps.Keys(answers)) {

@@ -239,6 +239,8 @@ func (a *agent) candidate(now lease.Time) lease.Candidate {
 		}
 	case pos.Term < s.Served:
 		c.Why = fmt.Sprintf("its copy is of term %d, the newest is of term %d", pos.Term, s.Served)
+	case pos.Stalled != "":
+		c.Why = pos.Stalled
 	default:
 		c.Ready = true
 	}

@@ -50,6 +50,7 @@ var Rules = []Rule{
 	{string(VerbFailover), Operator, "promote a ready standby when no master is alive"},
 	{string(VerbAcknowledge), Operator, "let the failovers so far not count any more"},
 	{string(VerbVerify), Operator, "compare a standby's copy with the master's datastore"},
+	{string(VerbRehearse), Operator, "try a promotion on a standby, beside what it does"},
 	{string(VerbResume) + " --force", Admin, "end a pause without the holder's word"},
 	{string(VerbStepDown) + " --force", Admin, "stop the master although nobody is ready"},
 	{string(VerbFailover) + " --force", Admin, "promote a copy that lacks writes"},

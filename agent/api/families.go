@@ -37,6 +37,12 @@ var families = []Family{
 	{"relevo_replica_lag_seconds", Gauge, nil, "Seconds since this standby's copy had all that the master had."},
 	{"relevo_replica_lag_revisions", Gauge, nil, "Revisions that this standby is behind, as last heard."},
 	{"relevo_replica_revision", Gauge, nil, "Newest revision in this host's copy."},
+	{"relevo_replica_stalled", Gauge, nil, "1 while this standby knows that its stream stood still and the master went on."},
+	{"relevo_replica_verified", Gauge, nil, "1 if the last comparison of this host's copy with the master's datastore found no difference."},
+	{"relevo_replica_verified_timestamp_seconds", Gauge, nil, "When that was, in seconds since 1970."},
+	{"relevo_rehearsal_ok", Gauge, nil, "1 if the last rehearsal of a promotion on this host succeeded."},
+	{"relevo_rehearsal_ready_seconds", Gauge, nil, "How long a promotion would have taken by that, from the copy to a canary that was read."},
+	{"relevo_rehearsal_timestamp_seconds", Gauge, nil, "When that was, in seconds since 1970."},
 	{"relevo_api_ready", Gauge, nil, "1 if the API of this master answers that it is ready."},
 	{"relevo_hook_runs_total", Counter, []string{"result"}, "Runs of hooks: ok, failed; and skipped, events that a slow hook was not told."},
 

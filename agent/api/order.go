@@ -39,6 +39,8 @@ const (
 	VerbTokenRevoke Verb = "token-revoke"
 	// VerbRotate changes what To names: gossip-key or tokens.
 	VerbRotate Verb = "rotate"
+	// VerbRehearse tries a promotion on a standby (To; "" = on each).
+	VerbRehearse Verb = "rehearse"
 )
 
 // Order is a request to act.
@@ -66,6 +68,8 @@ type Done struct {
 	Verified []Verification `json:"verified,omitempty"`
 	// Token is what a new host needs, a secret. It is told once.
 	Token string `json:"token,omitempty"`
+	// Rehearsed is the answer to VerbRehearse, by node.
+	Rehearsed []Rehearsal `json:"rehearsed,omitempty"`
 }
 
 // maxOrder bounds the body of an Order.

@@ -26,3 +26,21 @@ type RowDifference struct {
 	Key      string `json:"key"`   // of the object, as in /registry/configmaps/default/x
 	Where    string `json:"where"` // in the copy only, on the master only, or both, and not the same
 }
+
+// Rehearsal is a promotion that was tried on a standby, beside what it really does.
+type Rehearsal struct {
+	Node string    `json:"node"`
+	At   time.Time `json:"at"`
+	OK   bool      `json:"ok"`
+	// Depth is "database" (restored, checked, jumped ahead, the canary read from it) or
+	// "control plane" (and its programs were started on that, became ready and served it).
+	Depth string `json:"depth"`
+	// ReadySeconds is how long a promotion would have taken from the copy to a canary that
+	// was read; Seconds how long all of it took.
+	ReadySeconds float64 `json:"ready_seconds"`
+	Seconds      float64 `json:"seconds"`
+	Steps        []Step  `json:"steps,omitempty"`
+	// Why the control plane was not started.
+	Why   string `json:"why,omitempty"`
+	Error string `json:"error,omitempty"` // why it failed
+}

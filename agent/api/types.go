@@ -97,6 +97,8 @@ type Standby struct {
 	// Verified is the last comparison of its copy with the master's datastore; null =
 	// there was none yet.
 	Verified *Verification `json:"verified,omitempty"`
+	// Rehearsed is the last rehearsal of a promotion on it; null = there was none yet.
+	Rehearsed *Rehearsal `json:"rehearsed,omitempty"`
 }
 
 // VIP is the virtual IP.

@@ -129,6 +129,7 @@ type Candidate struct {
 	KubernetesNode string
 	ControlPlane   ControlPlane
 	Replica        Replica
+	Rehearsal      Rehearsal
 	// VIP is nil without a virtual IP.
 	VIP *VIP
 }
@@ -194,6 +195,13 @@ type Replica struct {
 	VerifyInterval time.Duration
 }
 
+// Rehearsal is when and how this host tries a promotion while it is a standby.
+type Rehearsal struct {
+	Every  time.Duration // 0 = only when a person asks
+	At     time.Duration // the quiet hour begins so long after midnight, local time
+	Memory int64         // bytes that the control plane may take; with less available the database alone is rehearsed
+}
+
 // VIP is the virtual IP that follows the master.
 type VIP struct {
 	Address   netip.Prefix // host address with the length of its network: 10.77.0.100/24
@@ -229,5 +237,6 @@ func candidateDefaults() *Candidate {
 		Kind:      KindUnits,
 		Datastore: Datastore{Kind: DatastoreKine},
 		API:       API{StartTimeout: 60 * time.Second, Grace: 30 * time.Second},
-	}, Replica: Replica{SyncInterval: 30 * time.Second, VerifyInterval: 24 * time.Hour}}
+	}, Replica: Replica{SyncInterval: 30 * time.Second, VerifyInterval: 24 * time.Hour},
+		Rehearsal: Rehearsal{Every: 7 * 24 * time.Hour, At: 3 * time.Hour, Memory: 600 << 20}}
 }

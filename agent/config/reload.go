@@ -4,7 +4,8 @@ import "reflect"
 
 // Reload takes over from next what an agent can change while it runs: log.level,
 // max_lag, max_failovers, fence, health (but for its probe), kubernetes, join, candidate.priority,
-// candidate.never and candidate.replica.verify_interval. It returns
+// candidate.never, candidate.replica.verify_interval and candidate.rehearsal but for its
+// memory. It returns
 // what the agent runs with from now on, and the keys that next changes and that wait
 // for a restart.
 func (c *Config) Reload(next *Config) (now *Config, waiting []string) {
@@ -17,6 +18,7 @@ func (c *Config) Reload(next *Config) (now *Config, waiting []string) {
 	if c.Candidate != nil && next.Candidate != nil {
 		cand := *c.Candidate
 		cand.Priority, cand.Never = next.Candidate.Priority, next.Candidate.Never
+		cand.Rehearsal.Every, cand.Rehearsal.At = next.Candidate.Rehearsal.Every, next.Candidate.Rehearsal.At
 		cand.Replica.VerifyInterval = next.Candidate.Replica.VerifyInterval
 		n.Candidate = &cand
 	}

@@ -17,7 +17,7 @@ func TestReload(t *testing.T) {
 		}
 		return c
 	}
-	live := []string{"Log.Level", "MaxLag", "MaxFailovers", "Fence.Command", "Fence.Timeout", "Join", "Candidate.Priority", "Candidate.Never", "Candidate.Replica.VerifyInterval"}
+	live := []string{"Log.Level", "MaxLag", "MaxFailovers", "Fence.Command", "Fence.Timeout", "Join", "Candidate.Priority", "Candidate.Never", "Candidate.Replica.VerifyInterval", "Candidate.Rehearsal.Every", "Candidate.Rehearsal.At"}
 	var walk func(path string, v reflect.Value, f func(path string, v reflect.Value))
 	walk = func(path string, v reflect.Value, f func(string, reflect.Value)) {
 		switch {

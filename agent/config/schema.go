@@ -108,6 +108,13 @@ func candidate(c *Candidate) []field {
 				value("verify_interval", orOff(&c.Replica.VerifyInterval, duration(&c.Replica.VerifyInterval, time.Minute, 90*24*time.Hour))),
 			}
 		}),
+		section("rehearsal", func() []field {
+			return []field{
+				value("every", orOff(&c.Rehearsal.Every, duration(&c.Rehearsal.Every, time.Hour, 90*24*time.Hour))),
+				value("at", timeOfDay(&c.Rehearsal.At)),
+				value("memory", mebibytes(&c.Rehearsal.Memory, 64, 64<<10)),
+			}
+		}),
 		section("vip", func() []field {
 			c.VIP = &VIP{}
 			return []field{

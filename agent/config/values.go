@@ -135,17 +135,6 @@ func duration(p *time.Duration, low, high time.Duration) setter {
 	}
 }
 
-// orOff lets the word off stand for zero.
-func orOff(p *time.Duration, set setter) setter {
-	return func(d *decoder, n *yaml.Node, path string) {
-		if n.Kind == yaml.ScalarNode && n.Value == "off" {
-			*p = 0
-			return
-		}
-		set(d, n, path)
-	}
-}
-
 // Short writes a duration without the zeros that time.Duration ends with: 1m, not
 // 1m0s.
 func Short(d time.Duration) string {

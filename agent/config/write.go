@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // YAML writes c as a relevo.yaml in which nothing is left to defaults. Parsing it
@@ -81,19 +80,16 @@ func (w *writer) candidate(c *Candidate) {
 	w.raw(1, "replica", "")
 	w.raw(2, "sync_interval", Short(c.Replica.SyncInterval))
 	w.raw(2, "verify_interval", orOffText(c.Replica.VerifyInterval))
+	w.raw(1, "rehearsal", "")
+	w.raw(2, "every", orOffText(c.Rehearsal.Every))
+	w.str(2, "at", timeOfDayText(c.Rehearsal.At))
+	w.raw(2, "memory", strconv.FormatInt(c.Rehearsal.Memory>>20, 10)+"MiB")
 	if v := c.VIP; v != nil {
 		w.raw(1, "vip", "")
 		w.str(2, "address", v.Address.String())
 		w.str(2, "interface", v.Interface)
 		w.raw(2, "port", strconv.Itoa(v.Port))
 	}
-}
-
-func orOffText(d time.Duration) string {
-	if d == 0 {
-		return "off"
-	}
-	return Short(d)
 }
 
 // raw writes a key with a value that needs no quotes; "" begins a section.

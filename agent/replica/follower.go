@@ -52,6 +52,9 @@ type FollowerConfig struct {
 	// StallAfter is how long a stream may say nothing, not even a beat, before
 	// it is given up (default 5 s).
 	StallAfter time.Duration
+	// ConfirmEvery is how often the master is asked, beside the stream, for its newest
+	// revision (default 2 s).
+	ConfirmEvery time.Duration
 	// RetryMin and RetryMax bound the pause between two tries (250 ms, 5 s).
 	RetryMin, RetryMax time.Duration
 }
@@ -69,6 +72,8 @@ type Follower struct {
 	mirror *files.Mirror
 	digest chan string // newest digest heard; capacity 1
 	asks   chan asked
+
+	progress
 
 	// The rest belongs to Run's goroutine.
 	copy *kine.Copy
@@ -94,6 +99,7 @@ func NewFollower(cfg FollowerConfig) *Follower {
 	}
 	def(&cfg.SyncEvery, 30*time.Second)
 	def(&cfg.StallAfter, 5*time.Second)
+	def(&cfg.ConfirmEvery, 2*time.Second)
 	def(&cfg.RetryMin, 250*time.Millisecond)
 	def(&cfg.RetryMax, 5*time.Second)
 	if cfg.Log == nil {
@@ -173,8 +179,13 @@ func (f *Follower) follow(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	frames, failed := make(chan *frame), make(chan error, 1)
+	frames, failed := make(chan *frame), make(chan error, 2)
 	g := errgroup.Group{}
+	f.confirmed.reset()
+	g.Go(func() error {
+		f.runConfirm(ctx, func(err error) { failed <- err })
+		return nil
+	})
 	g.Go(func() error {
 		defer resp.Body.Close()
 		for {
@@ -228,7 +239,10 @@ func (f *Follower) apply(ctx context.Context, frames <-chan *frame, failed <-cha
 		case <-silence.C:
 			return fmt.Errorf("the stream stalled: nothing came for %s", f.cfg.StallAfter)
 		case <-commit.C:
-			if err := f.commit(ctx); err != nil {
+			f.busy.Store(true)
+			err := f.commit(ctx)
+			f.busy.Store(false)
+			if err != nil {
 				return err
 			}
 			silence.Reset(f.cfg.StallAfter) // a card may take seconds for it: that was not the master's silence
@@ -249,8 +263,14 @@ func (f *Follower) apply(ctx context.Context, frames <-chan *frame, failed <-cha
 				return fmt.Errorf("%w: kind %d out of order", errFrame, fr.kind)
 			}
 			first = false
-			if err := f.one(ctx, fr); err != nil {
+			f.busy.Store(true)
+			err := f.one(ctx, fr)
+			f.busy.Store(false)
+			if err != nil {
 				return err
+			}
+			if fr.kind == kindRows || fr.kind == kindSurvivors || fr.kind == kindMark {
+				f.applied.Add(1)
 			}
 			silence.Reset(f.cfg.StallAfter)
 		}
@@ -362,8 +382,8 @@ func (f *Follower) begin(ctx context.Context, fr *frame) error {
 // beat notes that we have everything, and on the first time that the copy is
 // complete.
 func (f *Follower) beat(ctx context.Context, fr *frame) error {
-	fresh := !f.torn && f.copy.Revision() >= fr.head
-	if n := f.copy.Notes(); fresh && (!n.Complete || n.Term != fr.term) {
+	whole := !f.torn && f.copy.Revision() >= fr.head
+	if n := f.copy.Notes(); whole && (!n.Complete || n.Term != fr.term) {
 		first := !n.Complete
 		if err := f.copy.Index(ctx); errors.Is(err, kine.ErrHole) {
 			return f.anew(ctx, err)
@@ -382,10 +402,11 @@ func (f *Follower) beat(ctx context.Context, fr *frame) error {
 		}
 	}
 	now := f.cfg.Clock()
+	confirmed, doubt := f.confirmed.allows(now, f.copy.Revision(), 2*f.cfg.StallAfter)
 	f.publish(func(b *board) {
-		b.pos.HeadRevision, b.pos.Term, b.streamed = fr.head, fr.term, ""
-		if fresh {
-			b.pos.FreshAt = now
+		b.pos.HeadRevision, b.pos.Term, b.streamed = fr.head, fr.term, doubt
+		if whole && confirmed {
+			b.pos.FreshAt, b.stalled = now, ""
 		}
 		if fr.err != "" {
 			b.identity = "the master cannot read its identity: " + fr.err

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -29,6 +30,9 @@ type Position struct {
 	IdentityDigest string
 	// Term is that of the master followed last.
 	Term uint64
+	// Stalled is why the stream is known to have stood still while the master went on, ""
+	// if it is not; until the copy is fresh again.
+	Stalled string
 	// Err is why the copy is not following or not complete at the moment, for
 	// people; "" if all is well.
 	Err string
@@ -44,6 +48,7 @@ type board struct {
 	copied   bool   // first copy done
 	mirrored bool   // identity complete
 	streamed string // why rows are not following
+	stalled  string // why it is known that they did not while the master went on
 	identity string // why the identity is not
 	changed  chan struct{}
 }
@@ -55,10 +60,8 @@ func (b *board) update(f func(b *board)) {
 	defer b.mu.Unlock()
 	f(b)
 	b.pos.Complete = b.copied && b.mirrored
-	b.pos.Err, b.pos.IdentityErr = b.streamed, b.identity
-	if b.pos.Err == "" {
-		b.pos.Err = b.identity
-	}
+	b.pos.Stalled, b.pos.IdentityErr = b.stalled, b.identity
+	b.pos.Err = cmp.Or(b.stalled, b.streamed, b.identity)
 	close(b.changed)
 	b.changed = make(chan struct{})
 }

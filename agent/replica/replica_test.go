@@ -76,7 +76,7 @@ func address(h *host) *atomic.Value {
 
 func config(t *testing.T, get Getter) FollowerConfig {
 	return FollowerConfig{Dir: filepath.Join(t.TempDir(), "replica"), Cluster: "home", Term: func() uint64 { return 1 }, Get: get,
-		RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, SyncEvery: 10 * time.Millisecond}
+		RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, SyncEvery: 10 * time.Millisecond, ConfirmEvery: 5 * time.Millisecond}
 }
 
 func wait(t *testing.T, f *Follower, what string, cond func(Position) bool) {

@@ -329,6 +329,8 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		s.serveRows(w, r, after)
+	case PathHead:
+		s.serveHead(w, r)
 	case verify.Path:
 		s.sums.ServeHTTP(w, r)
 	case PathIdentity:

@@ -91,6 +91,9 @@ func (f *fake) Explain(_ context.Context, term uint64) (api.Explanation, error) 
 }
 
 func (f *fake) Do(_ context.Context, o api.Order) (api.Done, error) {
+	if o.Verb == api.VerbRehearse {
+		return api.Done{Text: "n2: ready in 14 s", Rehearsed: []api.Rehearsal{{Node: o.To, OK: o.To == "n2"}}}, nil
+	}
 	if o.Verb == api.VerbVerify {
 		return api.Done{Text: "n2: equal\n  by " + o.By, Verified: []api.Verification{{Node: cmp.Or(o.To, "n2"), Equal: !o.Keep}}}, nil
 	}
@@ -191,7 +194,8 @@ func okStatus() api.Status {
 		Failover: api.Failover{Possible: true, To: "n2"},
 		Standbys: []api.Standby{
 			{Node: "n2", Ready: true, Revision: ptr(uint64(12345)), LagRevisions: ptr(uint64(0)), LagSeconds: ptr(0.12),
-				Verified: &api.Verification{Node: "n2", At: now.Add(-3 * time.Hour), Equal: true, Rows: 800, Revision: 12000}},
+				Verified:  &api.Verification{Node: "n2", At: now.Add(-3 * time.Hour), Equal: true, Rows: 800, Revision: 12000},
+				Rehearsed: &api.Rehearsal{Node: "n2", At: now.Add(-73 * time.Hour), OK: true, Depth: "control plane", ReadySeconds: 14.2}},
 			{Node: "n3", Ready: true, Revision: ptr(uint64(12300)), LagRevisions: ptr(uint64(45)), LagSeconds: ptr(1.0), Never: true},
 		},
 		VIP:      &api.VIP{Address: "10.77.0.100/24", Holder: "n1"},

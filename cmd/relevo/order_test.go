@@ -35,6 +35,8 @@ func TestOrders(t *testing.T) {
 		{"replica verify n2", 0, "n2: equal\n  by ann\n"},
 		{"replica verify --compare-only", 3, "n2: equal"},
 		{"replica verify n2 -o json", 0, `"equal": true`},
+		{"rehearse n2", 0, "n2: ready in 14 s"},
+		{"rehearse n3", 3, "ready"},
 		{"replica", 0, "Compare a standby's copy"},
 		{"explain --term 99", 1, "term 99 is not in the history"},
 		{"explain", 0, "n2 would be promoted in 4.2s"},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/api"
 )
 
@@ -88,16 +89,31 @@ func (k check) command(a *app) *cobra.Command {
 
 // checked says what is known of a standby's copy, "" if nothing.
 func checked(p *page, st api.Standby) string {
-	v := st.Verified
-	switch {
-	case v == nil:
-		return ""
-	case v.Error != "":
-		return "could not be verified " + ago(p, v.At) + ": " + v.Error
-	case v.Equal:
-		return "verified " + ago(p, v.At)
+	var parts []string
+	if v := st.Verified; v != nil {
+		switch {
+		case v.Equal:
+			parts = append(parts, "verified "+ago(p, v.At))
+		case v.Error != "":
+			parts = append(parts, "could not be verified "+ago(p, v.At)+": "+v.Error)
+		default:
+			parts = append(parts, "differed from the master "+ago(p, v.At))
+		}
 	}
-	return "differed from the master " + ago(p, v.At)
+	if r := st.Rehearsed; r != nil {
+		text := "last rehearsed " + ago(p, r.At)
+		switch {
+		case !r.OK:
+			text += ", and failed"
+		default:
+			text += ", ready in " + seconds(r.ReadySeconds)
+			if r.Why != "" {
+				text += " (" + r.Depth + " alone)"
+			}
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, "; ")
 }
 
 // showChecks tells of each standby how far its copy was checked.
@@ -114,4 +130,32 @@ func ago(p *page, at time.Time) string {
 		return s + " ago"
 	}
 	return "at a time that is not known"
+}
+
+func newRehearseCommand(a *app) *cobra.Command {
+	cmd := check{
+		verb: api.VerbRehearse, use: "rehearse [NODE]", short: "Try a promotion on a standby, beside what it does",
+		long: "Try a promotion on a standby (default: on each), beside what it does: its copy is\n" +
+			"restored into a scratch folder, checked entirely and jumped ahead, and where the memory\n" +
+			"allows it the programs of its own units are started on that, in a network in which\n" +
+			"there is nothing else. They must become ready and serve what the last promotion wrote.\n\n" +
+			"The agents do this by themselves every candidate.rehearsal.every.\n" +
+			"Exit code 3 if it failed.",
+		bad: func(d api.Done) bool {
+			for _, r := range d.Rehearsed {
+				if !r.OK {
+					return true
+				}
+			}
+			return false
+		},
+	}.command(a)
+	cmd.GroupID = "act"
+	return cmd
+}
+
+// newRehearsalCommand is what runs in the sandbox of a rehearsal.
+func newRehearsalCommand() *cobra.Command {
+	return &cobra.Command{Use: "rehearsal SPEC", Hidden: true, GroupID: "host", Args: cobra.ExactArgs(1), Short: "The inside of a rehearsal; the agent starts it",
+		RunE: func(cmd *cobra.Command, args []string) error { return agent.InsideRehearsal(cmd.Context(), args[0]) }}
 }

@@ -93,6 +93,7 @@ func newRootCommand(a *app) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
+	root.AddCommand(newRehearseCommand(a), newRehearsalCommand())
 	root.SetHelpCommandGroupID("host")
 	root.SetCompletionCommandGroupID("host")
 	root.InitDefaultHelpCmd()

@@ -62,6 +62,19 @@ func OpenReader(ctx context.Context, path string) (*Reader, error) {
 	return r, nil
 }
 
+// Head reads the newest revision with a handle of its own, opened for it.
+func Head(ctx context.Context, path string) (head int64, err error) {
+	db, err := openReadOnly(ctx, path)
+	if err != nil {
+		return 0, fmt.Errorf("look at the datastore %s: %w", path, err)
+	}
+	defer db.Close()
+	if err := db.QueryRowContext(ctx, `SELECT coalesce(max(id),0) FROM kine`).Scan(&head); err != nil {
+		return 0, fmt.Errorf("look at the datastore %s: %w", path, err)
+	}
+	return head, nil
+}
+
 // Schema is the layout found at opening.
 func (r *Reader) Schema() Schema { return r.schema }
 

@@ -80,12 +80,17 @@ func CheckSpace(copyPath, dst string) error {
 			need += from.Size()
 		}
 	}
+	return Room(filepath.Dir(dst), need)
+}
+
+// Room says whether the file system of a folder has so many bytes left.
+func Room(dir string, need int64) error {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(dst), &fs); err != nil {
-		return fmt.Errorf("check the space for %s: %w", dst, err)
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("check the space in %s: %w", dir, err)
 	}
 	if free := int64(fs.Bavail) * int64(fs.Bsize); free < need {
-		return fmt.Errorf("not enough space for %s: %d MiB are free, %d MiB are needed; make room on that file system", dst, free>>20, need>>20)
+		return fmt.Errorf("not enough space in %s: %d MiB are free, %d MiB are needed; make room on that file system", dir, free>>20, need>>20)
 	}
 	return nil
 }
