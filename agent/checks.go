@@ -266,6 +266,15 @@ func (a *agent) verify(ctx context.Context, in checkRequest) {
 		v.Differences = append(v.Differences, api.RowDifference{Revision: d.Revision, Key: d.Name, Where: where[d.Where]})
 	}
 	switch {
+	case err != nil && kine.IsCorrupt(err) && ctx.Err() == nil:
+		v.Error = "the copy is damaged: " + err.Error()
+		a.log.Error("the copy is damaged", "by", in.By, "err", err)
+		if !in.Keep {
+			err := a.host.Copy.Anew(ctx, v.Error)
+			if v.Healing = err == nil; err != nil {
+				v.Error += "; and it could not be copied again: " + err.Error()
+			}
+		}
 	case err != nil:
 		v.Error = errors.Join(err, context.Cause(ctx)).Error()
 		a.log.Warn("the copy could not be compared with the master's datastore", "by", in.By, "err", err)
@@ -355,8 +364,12 @@ func (a *agent) checkOn(ctx context.Context, node string, in checkRequest) (r ch
 	}
 }
 
+const healing = "it was set aside, and is being copied again; until then this standby is not ready"
+
 func verifiedText(v api.Verification) string {
 	switch {
+	case v.Error != "" && v.Healing:
+		return fmt.Sprintf("%s: %s\n  %s", v.Node, v.Error, healing)
 	case v.Error != "" && len(v.Differences) == 0:
 		return fmt.Sprintf("%s: could not be compared: %s", v.Node, v.Error)
 	case v.Equal:
@@ -371,7 +384,7 @@ func verifiedText(v api.Verification) string {
 	}
 	switch {
 	case v.Healing:
-		t += "\n  it was set aside, and is being copied again; until then this standby is not ready"
+		t += "\n  " + healing
 	case v.Error != "":
 		t += "\n  " + v.Error
 	}

@@ -3,17 +3,24 @@ package replica
 import (
 	"bufio"
 	"bytes"
+	"compress/flate"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"relevo.dev/relevo/agent/replica/kine"
 	"relevo.dev/relevo/agent/replica/kine/kinetest"
 )
 
@@ -33,8 +40,8 @@ func TestMain(m *testing.M) {
 func standby(url, dir string) {
 	var at atomic.Value
 	at.Store(url)
-	sync, _ := time.ParseDuration(os.Getenv("SYNC"))
-	f := NewFollower(FollowerConfig{Dir: dir, Cluster: "home", Term: func() uint64 { return 1 }, Get: getter(&at), SyncEvery: sync})
+	interval, _ := time.ParseDuration(os.Getenv("SYNC"))
+	f := NewFollower(FollowerConfig{Dir: dir, Cluster: "home", Term: func() uint64 { return 1 }, Get: getter(&at), SyncEvery: interval})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
@@ -72,9 +79,10 @@ type standbyProcess struct {
 	b   *testing.B
 	in  *bufio.Writer
 	out *bufio.Scanner
+	end func()
 }
 
-func startStandby(b *testing.B, h *host, sync string) *standbyProcess {
+func startStandby(b *testing.B, h *host, interval string) *standbyProcess {
 	b.Helper()
 	dir, err := os.MkdirTemp(".", "bench-") // not on a tmpfs, where nothing is written
 	if err != nil {
@@ -82,7 +90,7 @@ func startStandby(b *testing.B, h *host, sync string) *standbyProcess {
 	}
 	b.Cleanup(func() { os.RemoveAll(dir) })
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), standbyEnv+"="+h.url+" "+dir, "SYNC="+sync)
+	cmd.Env = append(os.Environ(), standbyEnv+"="+h.url+" "+dir, "SYNC="+interval)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -96,13 +104,15 @@ func startStandby(b *testing.B, h *host, sync string) *standbyProcess {
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() {
+	p := &standbyProcess{b: b, in: bufio.NewWriter(in), out: bufio.NewScanner(out)}
+	p.end = sync.OnceFunc(func() {
 		in.Close()
 		if err := cmd.Wait(); err != nil {
 			b.Errorf("%v\n%s", err, errs.String())
 		}
 	})
-	return &standbyProcess{b, bufio.NewWriter(in), bufio.NewScanner(out)}
+	b.Cleanup(p.end)
+	return p
 }
 
 // reach waits for a revision and returns what was used until then: MB and kB.
@@ -168,5 +178,107 @@ func BenchmarkIdle(b *testing.B) {
 				b.ReportMetric((after-before)/10, "kB/min")
 			}
 		})
+	}
+}
+
+// discard takes a stream from where the master is now, as a standby on another board does,
+// and does nothing with it.
+func discard(ctx context.Context, url string, after int64) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s%s?cluster=home&term=1&after=%d", url, PathRows, after), nil)
+	if err != nil {
+		return err
+	}
+	for { // the datastore may not be open yet
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// BenchmarkTailing is what a standby that tails costs the master: writes a second to a
+// real kine with one client, in turns with and without a standby, in one run. The standby
+// takes everything and does nothing with it: it would be another board.
+func BenchmarkTailing(b *testing.B) {
+	dir, err := os.MkdirTemp(".", "bench-")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "state.db")
+	program := kinetest.Program(b)
+	if program, err = filepath.Abs(program); err != nil {
+		b.Fatal(err)
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		b.Fatal(err)
+	}
+	k := kinetest.Start(b, program, path)
+	k.Put("/registry/first", "1")
+	const turn = 3 * time.Second
+	value := strings.Repeat("x", 1024)
+	n := 0
+	write := func() float64 {
+		begin := time.Now()
+		did := 0
+		for ; time.Since(begin) < turn; n++ {
+			k.Put(fmt.Sprintf("/registry/configmaps/default/object-%d", n%500), value)
+			did++
+		}
+		return float64(did) / time.Since(begin).Seconds()
+	}
+	write() // warm
+	for b.Loop() {
+		var alone, tailed []float64
+		for range 5 {
+			alone = append(alone, write())
+			src := NewSource(SourceConfig{Path: path, Cluster: "home", Term: func() (uint64, bool) { return 1, true }})
+			ctx, cancel := context.WithCancel(b.Context())
+			done := make(chan error, 1)
+			go func() { done <- src.Run(ctx) }()
+			srv := httptest.NewServer(src)
+			streams, after := make(chan error, 1), k.Put("/registry/first", "1")
+			go func() { streams <- discard(ctx, srv.URL, after) }()
+			tailed = append(tailed, write())
+			srv.CloseClientConnections()
+			<-streams
+			srv.Close()
+			cancel()
+			if err := <-done; err != nil {
+				b.Fatal(err)
+			}
+		}
+		slices.Sort(alone)
+		slices.Sort(tailed)
+		b.ReportMetric(alone[2], "writes/s-alone")
+		b.ReportMetric(tailed[2], "writes/s-tailed")
+		b.ReportMetric(tailed[2]/alone[2], "ratio")
+	}
+}
+
+// BenchmarkCompression is what it would cost to compress the stream, and what it would
+// save, with rows that look like those of an API server.
+func BenchmarkCompression(b *testing.B) {
+	var rows []kine.Row
+	for i := range 100 {
+		pod := fmt.Sprintf("k8s\x00\n\x09\n\x02v1\x12\x03Pod\x12web-%d-%x default/%d kubernetes.io/config.seen=2026-11-25T17:%02d:00 image=registry.example/web:%d node=n%d 10.42.%d.%d ", i, i*7919, i*31, i%60, i%9, i%3, i%4, i)
+		rows = append(rows, kine.Row{ID: int64(i + 1), Name: fmt.Sprintf("/registry/pods/default/web-%d", i), Value: []byte(strings.Repeat(pod, 8))})
+	}
+	raw := appendFrame(nil, &frame{kind: kindRows, rows: rows})
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		var out bytes.Buffer
+		z, err := flate.NewWriter(&out, flate.BestSpeed)
+		if err != nil {
+			b.Fatal(err)
+		}
+		z.Write(raw)
+		z.Close()
+		b.ReportMetric(float64(len(raw))/float64(out.Len()), "times-smaller")
 	}
 }

@@ -35,8 +35,9 @@ func (f *Follower) ask(ctx context.Context, do func(ctx context.Context) error) 
 }
 
 // Compare finds where the copy differs from the master's datastore, by checksums of
-// ranges. What waits in memory is written first, so that it is compared too. The error
-// says that they could not be compared, nothing more.
+// ranges. What waits in memory is written first, so that it is compared too; and the
+// copy's own indexes are checked. The error says that they could not be compared, nothing
+// more, unless kine.IsCorrupt.
 func (f *Follower) Compare(ctx context.Context, limit int) (kine.Comparison, error) {
 	if err := f.ask(ctx, f.commit); err != nil {
 		return kine.Comparison{}, err
@@ -44,6 +45,9 @@ func (f *Follower) Compare(ctx context.Context, limit int) (kine.Comparison, err
 	r, err := kine.OpenReader(ctx, f.CopyPath())
 	if err != nil {
 		return kine.Comparison{}, err
+	}
+	if err := r.Check(ctx, true); err != nil {
+		return kine.Comparison{}, errors.Join(err, r.Close())
 	}
 	there := verify.Ask(func(ctx context.Context, uri string) (*http.Response, error) {
 		q := url.Values{"cluster": {f.cfg.Cluster}, "term": {strconv.FormatUint(f.cfg.Term(), 10)}}

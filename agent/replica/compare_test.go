@@ -50,3 +50,23 @@ func TestCompareAndHeal(t *testing.T) {
 		t.Fatalf("kept of the damaged copy: %v, %v", list, err)
 	}
 }
+
+// TestCompareFindsADamagedIndex: the rows are right, and an index lacks them. The master
+// would list too little.
+func TestCompareFindsADamagedIndex(t *testing.T) {
+	w := kinetest.New(t, filepath.Join(t.TempDir(), "state.db"), false)
+	w.Random(rand.New(rand.NewPCG(13, 14)), 100)
+	h := newHost(t, w, "home")
+	f := NewFollower(config(t, getter(address(h))))
+	run(t, f.Run)
+	wait(t, f, "the head", fresh(w))
+	other := kinetest.New(t, f.CopyPath(), false)
+	other.Exec(`DROP INDEX kine_name_index`)
+	other.Exec(`CREATE INDEX kine_name_index ON kine(name) WHERE id < 0`)
+	other.Exec(`PRAGMA writable_schema=ON`)
+	other.Exec(`UPDATE sqlite_master SET sql='CREATE INDEX kine_name_index ON kine (name)' WHERE name='kine_name_index'`)
+	other.DB.Close()
+	if _, err := f.Compare(t.Context(), 10); !kine.IsCorrupt(err) {
+		t.Fatalf("%v", err)
+	}
+}

@@ -72,6 +72,10 @@ func (c *Copy) load(ctx context.Context) error {
 	return check(ctx, c.db, false)
 }
 
+// Check runs SQLite's entire check, in which indexes are compared with the table: opening
+// does only the quick one. See IsCorrupt for its error.
+func (c *Copy) Check(ctx context.Context) error { return check(ctx, c.db, true) }
+
 // Revision is the highest id in the copy, with what is not yet committed.
 func (c *Copy) Revision() int64 { return c.pos }
 

@@ -147,8 +147,8 @@ func (r *Reader) SharesPast(ctx context.Context, other *Reader, atMost int64) er
 	return nil
 }
 
-// Check runs SQLite's quick check, for a database that nobody writes: it is one
-// long transaction. See IsCorrupt for its error.
-func (r *Reader) Check(ctx context.Context) error {
-	return r.read(ctx, func(tx *sql.Tx) error { return check(ctx, tx, false) })
+// Check runs SQLite's quick check, or the entire one if full, for a database that nobody
+// but us writes: it is one long transaction. See IsCorrupt for its error.
+func (r *Reader) Check(ctx context.Context, full bool) error {
+	return r.read(ctx, func(tx *sql.Tx) error { return check(ctx, tx, full) })
 }

@@ -1,10 +1,12 @@
 package kine
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -165,7 +167,15 @@ func TestReplacedFile(t *testing.T) {
 
 func TestSchemas(t *testing.T) {
 	base := `CREATE TABLE kine (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, created INTEGER, deleted INTEGER, create_revision INTEGER, prev_revision INTEGER, lease INTEGER, value BLOB, old_value BLOB)`
+	// Each layout as kine made it itself, with its indexes.
+	plain := `; CREATE INDEX kine_name_index ON kine (name); CREATE INDEX kine_name_id_index ON kine (name,id); CREATE INDEX kine_id_deleted_index ON kine (id,deleted);
+		CREATE INDEX kine_prev_revision_index ON kine (prev_revision); CREATE UNIQUE INDEX kine_name_prev_revision_uindex ON kine (name, prev_revision)`
+	partial := `; CREATE INDEX kine_id_compact_rev_key_with_prev_revision_index ON kine(id, name, prev_revision) WHERE name != 'compact_rev_key' AND prev_revision != 0`
+	old := strings.Replace(base, "name TEXT", "name INTEGER", 1)
 	tests := []struct{ name, ddl, want string }{
+		{"0.11 to 0.14.12", old + plain, "kine 0.11+"},
+		{"0.14.13 to 0.16.3", old + plain + partial, "kine 0.14.13+"},
+		{"0.16.4 to 0.17", base + plain + partial, "kine 0.16.4+"},
 		{"0.17 migrated", base, "kine 0.16.4+"},
 		{"old", strings.Replace(base, "name TEXT", "name INTEGER", 1), "kine 0.11+"},
 		{"foreign plain index", base + `; CREATE INDEX mine ON kine(lease)`, "kine 0.16.4+"},
@@ -193,12 +203,29 @@ func TestSchemas(t *testing.T) {
 			got := fmt.Sprint(err)
 			if err == nil {
 				got = r.Schema().String()
+				sameLayout(t, r)
 				r.Close()
 			}
 			if !strings.Contains(got, tt.want) {
 				t.Fatalf("got %q, want %q in it", got, tt.want)
 			}
 		})
+	}
+}
+
+// sameLayout: a copy gets the layout of what it is a copy of, with kine's own indexes.
+func sameLayout(t *testing.T, r *Reader) {
+	t.Helper()
+	c, err := OpenCopy(t.Context(), filepath.Join(t.TempDir(), "copy.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	if err := errors.Join(c.Begin(t.Context(), r.Schema()), c.Index(t.Context()), c.Commit(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readSchema(t.Context(), c.db); err != nil || !reflect.DeepEqual(got, r.Schema()) {
+		t.Fatalf("the copy has %+v, %v, the source %+v", got, err, r.Schema())
 	}
 }
 

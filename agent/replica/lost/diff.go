@@ -98,7 +98,7 @@ func Diff(ctx context.Context, f Found, k Kept, opt Options) (Report, error) {
 		pos, perr := r.Position(ctx)
 		d.compact = pos.Compact
 		// What can be read is read in any case; but it must not look whole.
-		return errors.Join(perr, d.scan(ctx, r), r.Check(ctx))
+		return errors.Join(perr, d.scan(ctx, r), r.Check(ctx, false))
 	})
 	if err = damaged(err); err != nil {
 		d.compact = math.MaxInt64 // unknown

@@ -148,8 +148,8 @@ func newWorld(t *testing.T) *world {
 }
 
 func mirrored(t *testing.T, mirror, root string) error {
-	m := files.NewMirror(mirror, []string{root})
-	s := files.NewScanner([]string{root}, nil, time.Second)
+	m := files.NewMirror(mirror, files.Spec{Roots: []string{root}})
+	s := files.NewScanner(files.Spec{Roots: []string{root}}, time.Second)
 	return m.Update(t.Context(), func(_ context.Context, e *files.Entry) (io.ReadCloser, error) {
 		if e != nil {
 			return os.Open(e.Path)
