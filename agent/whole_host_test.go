@@ -239,7 +239,7 @@ func (h *testHost) deaf() {
 func (h *testHost) real(hc HostConfig) (*Host, error) {
 	host := &Host{
 		ControlPlane: (*testPlane)(h), Data: (*testData)(h), API: (*testAPI)(h), LeaseNote: (*testNote)(h), Guard: (*testGuard)(h),
-		Follower: &testFollower{h, hc}, Source: &testSource{h, hc}, Copy: &testCopy{h, hc}, Cluster: h.w.tidy,
+		Follower: &testFollower{h, hc}, Source: &testSource{h, hc}, Copy: &testCopy{h, hc}, Cluster: h.w.tidy, Rehearse: testRehearsal{h},
 		Prepare: func(context.Context) error { return nil },
 		Restarting: func(context.Context) bool {
 			h.mu.Lock()

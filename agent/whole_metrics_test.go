@@ -22,6 +22,11 @@ func TestWholeMetrics(t *testing.T) {
 			j, err := m.agent.askArbiter(t.Context())
 			return err == nil && j.Possible && !slices.ContainsFunc(m.agent.pool.Members(), func(o member.Member) bool { return o.Node == "n1" && o.Status == member.Alive })
 		})
+		for _, n := range []string{"n2", "n3"} {
+			if n != m.name {
+				checked(t, m.agent, n)
+			}
+		}
 		shown := map[string][]api.Sample{}
 		values := func(h *testHost, name string, labels ...string) []float64 {
 			var out []float64
