@@ -13,6 +13,9 @@ func (a *Arbiter) mayRenew(r Renewal) string {
 		return fmt.Sprintf("term %d is being released", r.Term)
 	case !a.fact.names(r.From, r.Term) && !offTerm:
 		return fmt.Sprintf("%s does not hold term %d: %v", r.From, r.Term, a.fact)
+	case a.fact.Pause == Running && r.Epoch < a.fact.Epoch && !offTerm:
+		// Or it would take the acknowledgement for a lease that lasts as long as the pause.
+		return r.From + " has not heard yet that a pause is over"
 	case a.fencing != 0:
 		return r.From + " is being switched off by the fence"
 	case a.changing != 0:
@@ -53,8 +56,9 @@ func (a *Arbiter) fenceFrom() Time {
 
 // changeMachine names another machine of the holder's name in its place (its SD card was
 // put into a new board), when the old one's lease has surely run out. In a paused cluster
-// it never has, and before the first master served nobody knows whether it had one. What was proposed once is proposed until it is committed: its fate must be
-// known before anybody is acknowledged.
+// it never has, and before the first master served nobody knows whether it had one. What
+// was proposed once is proposed until it is committed: its fate must be known before
+// anybody is acknowledged.
 func (a *Arbiter) changeMachine(now Time, r Renewal) []Action {
 	if !a.leading || a.proposed != 0 || a.fencing != 0 || a.releasing == r.Term || !a.fact.names(r.From, r.Term) {
 		return nil
