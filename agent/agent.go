@@ -129,6 +129,7 @@ type agent struct {
 	phased  chan struct{}          // kicked when the holder machine moved
 	onDuty  chan struct{}          // the same, for who shows the Services of Kubernetes
 	condErr atomic.Pointer[string] // why conditions are not written to Kubernetes; nil, "" = they are
+	bridge  atomic.Pointer[string] // where this host is in Cloudy's ring; nil = it is not
 	curious chan struct{}          // kicked when somebody asks what the LAN offers
 	offered chan struct{}          // kicked when the catalog changed
 	tagMu   sync.Mutex
@@ -442,6 +443,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.catalog.Run(ctx) })
 	g.Go(func() error { return a.fileServices(ctx) })
 	g.Go(func() error { return a.looksAround(ctx) })
+	g.Go(func() error { return a.cloudyBridge(ctx) })
 	g.Go(func() error { return a.probes(ctx) })
 	g.Go(func() error { return a.endIfHung(ctx) })
 	g.Go(func() error { return a.kubernetes(ctx) })

@@ -44,11 +44,15 @@ const (
 	tagAPI       = "a" // address:port of the API, while this host serves it
 	tagHealth    = "h" // health.Digest: which conditions hold
 	tagCatalog   = "s" // names the list of this host's services
+	tagCloudy    = "y" // address:port of this host in Cloudy's ring
 )
 
 func (a *agent) tags() map[string]string {
 	t := map[string]string{tagVersion: a.opts.Version, tagPeerPort: strconv.Itoa(a.cfg.Peer.Port), tagRole: string(a.role()), tagMachine: a.machineTag(),
 		tagHealth: health.Digest(a.monitor.Conditions()), tagCatalog: a.catalog.Tag()}
+	if at := a.bridge.Load(); at != nil {
+		t[tagCloudy] = *at
+	}
 	if a.cfg.Candidate != nil {
 		t[tagCandidate] = "1"
 	}

@@ -24,6 +24,7 @@ type Entry struct {
 	Port        int          // 0 = unknown, as Cloudy allows
 	TXT         []string     // key=value
 	Origin      string
+	Local       bool // not in the ring: for the LAN alone
 	Since       time.Time
 }
 

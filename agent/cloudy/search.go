@@ -36,9 +36,11 @@ func (s *Standin) search(ctx context.Context, args []string) error {
 				}
 			}
 		case "serf":
-			out := make([]found, len(list))
-			for i, f := range list {
-				out[i] = found{safe(cmp.Or(f.entry.Node, s.Node), maxText), f.service}
+			out := make([]found, 0, len(list))
+			for _, f := range list {
+				if !f.entry.Local {
+					out = append(out, found{safe(cmp.Or(f.entry.Node, s.Node), maxText), f.service})
+				}
 			}
 			fmt.Fprintf(s.Stdout, "%s\n", marshal(out))
 		default:

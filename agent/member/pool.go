@@ -195,6 +195,13 @@ func (p *Pool) Watch() <-chan struct{} {
 	return w
 }
 
+// Unwatch ends a Watch.
+func (p *Pool) Unwatch(w <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watchers = slices.DeleteFunc(p.watchers, func(o chan struct{}) bool { return o == w })
+}
+
 func (p *Pool) changed() {
 	kick(p.changes)
 	p.mu.Lock()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"relevo.dev/relevo/agent/cloudy"
+	"relevo.dev/relevo/agent/config"
 )
 
 // avahiPS is the name under which this program is Cloudy's avahi-ps: the package
@@ -26,11 +28,12 @@ func runAvahiPS(ctx context.Context, args []string, a *app, root string) int {
 	}
 	host, _, _ = strings.Cut(host, ".")
 	store := cloudy.FileStore{Dir: filepath.Join("/", root, cloudy.DefaultServicesDir)}
+	socket := filepath.Join("/", root, cmp.Or(a.env("RELEVO_SOCKET"), config.DefaultSocket))
 	s := cloudy.Standin{
 		Settings: cloudy.ReadSettings(root, a.env),
 		Node:     host,
 		Store:    store,
-		Lister:   store,
+		Lister:   agentLister{socket, store},
 		Stdout:   a.stdout,
 		Stderr:   a.stderr,
 	}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"relevo.dev/relevo/agent/cloudy"
 )
 
 func TestAvahiPS(t *testing.T) {
@@ -81,5 +83,32 @@ func TestCalledAsAvahiPS(t *testing.T) {
 	}
 	if out, err := start("relevo"); err == nil || !strings.Contains(out, "unknown command") {
 		t.Errorf("under its own name: %q, %v", out, err)
+	}
+}
+
+// avahi-ps search lists what the agent knows, and what files say while it is away.
+func TestAvahiPSAsksTheAgent(t *testing.T) {
+	files := cloudy.FileStore{Dir: t.TempDir()}
+	if err := files.Publish(t.Context(), cloudy.Entry{Name: "Own", Type: "_http._tcp", Port: 80}); err != nil {
+		t.Fatal(err)
+	}
+	search := func(only, socket string) string {
+		var out, errs bytes.Buffer
+		s := cloudy.Standin{Settings: cloudy.ReadSettings(t.TempDir(), func(k string) string { return map[string]string{"SEARCH_ONLY": only, "PUBLIC_IP": "10.1.1.1"}[k] }),
+			Node: "n1", Lister: agentLister{socket, files}, Stdout: &out, Stderr: &errs}
+		if code := s.Run(t.Context(), []string{"search"}); code != 0 {
+			t.Errorf("%d %s", code, &errs)
+		}
+		return out.String()
+	}
+	agent := serve(t, &fake{})
+	if got := search("serf", agent); !strings.Contains(got, `"d":"Radio"`) || strings.Contains(got, "home") || strings.Contains(got, "Shop") {
+		t.Errorf("the ring: %s", got)
+	}
+	if got := search("avahi", agent); !strings.Contains(got, "_kubernetes._tcp;home;n1.guifi.local;10.77.0.100;6443;") || strings.Contains(got, "Shop") || strings.Contains(got, "Radio") {
+		t.Errorf("Avahi: %s", got)
+	}
+	if got := search("serf", filepath.Join(t.TempDir(), "none")); !strings.Contains(got, `"d":"Own"`) {
+		t.Errorf("without the agent: %s", got)
 	}
 }
