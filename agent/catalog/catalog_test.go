@@ -326,10 +326,37 @@ func TestWrongTag(t *testing.T) {
 		time.Sleep(time.Second)
 		for i := range 3 {
 			l.gossip("n000", Member{Node: "n000", Alive: true, Tag: Have{"AAAA", uint64(i), "AAAAAAAAAAA"}.tag()})
-			time.Sleep(10 * time.Second)
+			for range 50 { // other members change, too
+				time.Sleep(200 * time.Millisecond)
+				l.nodes[1].c.Wake()
+			}
 		}
 		if q := l.questions(); q > 6 {
 			t.Errorf("%d questions", q)
+		}
+	})
+}
+
+// TestNoNews: an agent that starts again with the same services, and a tag that comes
+// after its list was fetched, make nobody ask.
+func TestNoNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN(2, func() time.Duration { return 10 * time.Millisecond })
+		l.nodes[0].c.Set(File, webs(3), nil)
+		l.start()
+		defer l.stop()
+		time.Sleep(5 * time.Second)
+		have, err := parseTag(l.nodes[0].c.Tag())
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := l.questions()
+		l.gossip("n000", Member{Node: "n000", Alive: true, Tag: Have{"BBBB", 1, have.Digest}.tag()})
+		time.Sleep(5 * time.Second)
+		l.nodes[1].hears("n000", Member{Node: "n000", Alive: true, Tag: Have{have.Epoch, have.Version, "CCCCCCCCCCC"}.tag()})
+		time.Sleep(5 * time.Second)
+		if n := l.questions() - before; n != 0 {
+			t.Errorf("%d questions", n)
 		}
 	})
 }

@@ -19,14 +19,14 @@ import (
 	"relevo.dev/relevo/test/hosts"
 )
 
-// serfVersion is HashiCorp's own agent, as Cloudy runs it.
-const serfVersion = "v0.10.2"
+// cloudySerf is HashiCorp's own agent, as Cloudy runs it.
+const cloudySerf = "v0.10.2"
 
 // serfBinary builds it from the module proxy.
 func serfBinary(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	c := exec.CommandContext(within(t, 10*time.Minute), "go", "install", "github.com/hashicorp/serf/cmd/serf@"+serfVersion)
+	c := exec.CommandContext(within(t, 10*time.Minute), "go", "install", "github.com/hashicorp/serf/cmd/serf@"+cloudySerf)
 	c.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Skipf("HashiCorp's serf cannot be built: %v\n%s", err, out)
@@ -114,7 +114,7 @@ func (c *cluster) browses(n *node, name, kind string, want bool) {
 	c.t.Helper()
 	start := time.Now()
 	ok(c.t, hosts.Until(within(c.t, time.Minute), fmt.Sprintf("avahi-browse on %s shows %s: %v", n.Name, name, want), func(ctx context.Context) error {
-		out, err := n.Run(ctx, "avahi-browse", "-pt", kind)
+		out, err := n.Run(ctx, "avahi-browse", "-pkt", kind) // -k: types, not their names
 		if err == nil && strings.Contains(out, ";"+name+";"+kind+";local") != want {
 			err = fmt.Errorf("it shows %s", out)
 		}
