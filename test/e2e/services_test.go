@@ -71,7 +71,7 @@ func newMembers(t *testing.T, extra func(name string) string) *cluster {
 		})
 	}
 	ok(t, g.Wait())
-	_, err = c.nodes[0].Run(ctx, "relevo", "init")
+	_, err = c.nodes[0].Run(ctx, "relevo", "init", "--no-start")
 	ok(t, err)
 	for _, n := range c.nodes[1:] {
 		invitation, err := c.nodes[0].Run(ctx, "relevo", "invite", n.Name)
