@@ -42,6 +42,7 @@ type judgement struct {
 	Evidence []string `json:"evidence"`
 	Over     bool     `json:"over"`
 	Wait     float64  `json:"wait_seconds"`
+	Young    bool     `json:"young,omitempty"` // the arbiter may not have heard every candidate yet
 }
 
 func (a *agent) summary(ctx context.Context) summary {
@@ -63,7 +64,7 @@ func (a *agent) summary(ctx context.Context) summary {
 		}
 		if a.loop.arbiter.Leading() {
 			j := a.loop.arbiter.Judge(now)
-			s.Judge = &judgement{j.Possible, j.To, j.Why, j.Notes, j.Evidence, j.Over, max(0, j.WaitUntil-now).Seconds()}
+			s.Judge = &judgement{j.Possible, j.To, j.Why, j.Notes, j.Evidence, j.Over, max(0, j.WaitUntil-now).Seconds(), a.loop.arbiter.Young(now)}
 		}
 	})
 	return s
@@ -142,6 +143,26 @@ func (a *agent) askArbiter(ctx context.Context) (judgement, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	return a.askArbiterNow(ctx)
+}
+
+// askArbiterHeard is askArbiter for an order: an arbiter that is new in its office has not
+// heard every candidate yet, and what it has not heard of is asked again after a report
+// would have come.
+func (a *agent) askArbiterHeard(ctx context.Context) (judgement, error) {
+	j, err := a.askArbiter(ctx)
+	if err != nil || !j.Young {
+		return j, err
+	}
+	select {
+	case <-time.After(a.loop.tm.Renew() + a.loop.tm.Renew()/2):
+	case <-ctx.Done():
+		return j, ctx.Err()
+	}
+	return a.askArbiter(ctx)
+}
+
+func (a *agent) askArbiterNow(ctx context.Context) (judgement, error) {
 	s, err := toArbiter(ctx, a.loop, pathSummary, empty{}, func(ctx context.Context, _ string, _ empty) (summary, error) { return a.summary(ctx), nil })
 	if err != nil {
 		return judgement{}, err

@@ -139,7 +139,7 @@ func TestWholeSwitchoverFails(t *testing.T) {
 		}
 		n2.crash()
 		w.until(2*time.Minute, "n1 is the master again", func() bool {
-			return w.master() == "n1" && n1.agent.phase() == lease.Master
+			return w.master() == "n1" && n1.agent.phase() == lease.Master && n1.agent.term.Load() > 1
 		})
 		if got := n1.agent.term.Load(); got != 2 {
 			t.Errorf("it is the master in term %d", got)

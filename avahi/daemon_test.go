@@ -18,7 +18,8 @@ func fake(t *testing.T, backend string, f func(t *testing.T, av *fakeAvahi, b *B
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		av := newFakeAvahi(t)
-		cfg := Config{Backend: backend, Host: "pi1", Log: slog.New(slog.DiscardHandler), dial: av.bus.dial}
+		cfg := Config{Backend: backend, Host: "pi1", Log: slog.New(slog.DiscardHandler), dial: av.bus.dial,
+			mdns: &fakeMDNS{}} // what works while avahi-daemon is away must not open sockets of the real time
 		for _, o := range opts {
 			o(&cfg)
 		}

@@ -241,6 +241,9 @@ func (a *Arbiter) Alive(now Time) (alive, known bool) {
 	return a.lastAck > 0 && now < a.lastAck+few, a.leading && (a.lastAck > 0 || now >= a.since+few)
 }
 
+// Young says whether the machine has not led for long enough to have heard every candidate.
+func (a *Arbiter) Young(now Time) bool { return a.leading && now < a.since+2*a.tm.Renew() }
+
 // Withdraw takes a [Failover] back that nothing came of.
 func (a *Arbiter) Withdraw() { a.asked = nil }
 

@@ -46,6 +46,9 @@ func (p *Port) greeting() *tls.Config {
 func (p *Port) letIn(ctx context.Context, c *tls.Conn, at *place) error {
 	if err := at.join(); err != nil {
 		c.SetDeadline(time.Now().Add(time.Second))
+		// What it asks is read, and thrown away: a connection that is closed with something
+		// unread in it is reset, and takes the answer with it.
+		readFrame(c, maxJoinRequest, &JoinRequest{})
 		writeFrame(c, &JoinReply{Code: JoinBusy, Error: "too many hosts ask to join: try again in a minute"})
 		return err
 	}
