@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -159,10 +160,27 @@ func TestOrders(t *testing.T) {
 			}
 			return err
 		}))
-		// And it may come back. The last failover was the one too many again.
 		_, err = n4.Run(within(t, 20*time.Second), "relevo", "acknowledge")
 		ok(t, err)
-		ok(t, lost.Boot(within(t, time.Minute)))
-		c.waitReady(2*time.Minute, s.Master.Node, 4)
+		// When it is back it is refused, with the certificate that it had, and the others are
+		// not disturbed. (Its own agent never becomes ready, so its boot does not end.)
+		ok(t, lost.PowerOn(within(t, time.Minute)))
+		ok(t, hosts.Until(within(t, time.Minute), "the host that was removed to be refused", func(ctx context.Context) error {
+			out, err := n4.Journal(ctx, "relevo.service")
+			if err == nil && !strings.Contains(out, "removed from the cluster: "+lost.Name) {
+				err = errors.New("n4 has not refused it yet")
+			}
+			return err
+		}))
+		var ms api.Members
+		ok(t, n4.ask(within(t, 10*time.Second), &ms, "members"))
+		for _, m := range ms.Members {
+			if m.Node == lost.Name && m.Status == "alive" {
+				t.Errorf("%s was removed, and is a member: %+v", lost.Name, m)
+			}
+		}
+		if now, err := n4.status(within(t, 10*time.Second)); err != nil || now.Master == nil || now.Master.Node != s.Master.Node {
+			t.Errorf("the master is not %s any more: %+v, %v", s.Master.Node, now.Master, err)
+		}
 	})
 }
