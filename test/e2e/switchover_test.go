@@ -51,29 +51,35 @@ func (ws writers) check(c *cluster, from *node) (missing []write) {
 	return missing
 }
 
-// sameAsList: five seconds after the change, and with nobody writing, a client's cache is
-// what a fresh list is.
+// sameAsList: with nobody writing, a client's cache becomes what a fresh list is, without
+// anything stale. client-go waits up to half a minute between two tries to reach an API.
 func (c *cluster) sameAsList(i *informer, from *node) {
 	c.t.Helper()
-	c.rest(c.t, 5*time.Second)
-	list, err := c.client(from, 30*time.Second).List(within(c.t, time.Minute), metav1.ListOptions{})
-	ok(c.t, err)
-	stale := 0
-	for _, o := range list.Items {
-		got, there, _ := i.store.GetByKey("default/" + o.GetName())
-		if !there || got.(*unstructured.Unstructured).GetResourceVersion() != o.GetResourceVersion() {
-			stale++
+	begin := time.Now()
+	ok(c.t, hosts.Until(within(c.t, 90*time.Second), "the informer's cache to be what a fresh list is", func(ctx context.Context) error {
+		list, err := c.client(from, 30*time.Second).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
 		}
-	}
-	if n := len(i.store.ListKeys()); stale > 0 || n != len(list.Items) {
-		c.t.Errorf("%d of the %d objects in the informer's cache are stale or missing; a fresh list has %d", stale, n, len(list.Items))
-	}
+		stale := 0
+		for _, o := range list.Items {
+			got, there, _ := i.store.GetByKey("default/" + o.GetName())
+			if !there || got.(*unstructured.Unstructured).GetResourceVersion() != o.GetResourceVersion() {
+				stale++
+			}
+		}
+		if n := len(i.store.ListKeys()); stale > 0 || n != len(list.Items) {
+			return fmt.Errorf("%d of its %d objects are stale or missing; a fresh list has %d", stale, n, len(list.Items))
+		}
+		return nil
+	}))
+	c.t.Logf("the informer's cache is what a fresh list is %.1f s after everything was in order", time.Since(begin).Seconds())
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if len(i.back) > 0 {
 		c.t.Errorf("the informer saw resourceVersions go back: %v", i.back)
 	}
-	c.t.Logf("informer: %d objects as in a fresh list, %d watches answered with 410", len(list.Items), i.gone)
+	c.t.Logf("informer: %d objects as in a fresh list, %d watches answered with 410", len(i.store.ListKeys()), i.gone)
 }
 
 // standbyReady waits until a host is a ready standby.
