@@ -38,9 +38,9 @@ func main() {
 	case "all":
 		r.lint()
 		r.tools()
-		r.goTest("unit tests", "./...")
-		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "./agent/lease/sim", "./agent", "./agent/replica/kine")
-		r.race("-race", "-short", "./agent", "./agent/api", "./agent/peer", "./agent/member", "./agent/quorum", "./agent/takeover", "./systemd", "./avahi", "./health")
+		r.goTest("unit tests", "-timeout", "20m", "./...")
+		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "-timeout", "20m", "./agent/lease/sim", "./agent", "./agent/replica/kine")
+		r.race("-race", "-short", "-timeout", "30m", "./agent", "./agent/api", "./agent/peer", "./agent/member", "./agent/quorum", "./agent/takeover", "./systemd", "./avahi", "./health")
 		r.builds()
 		r.armv6()
 		r.e2e(".")
@@ -157,7 +157,7 @@ func (r *run) e2e(pattern string) {
 		r.skip("end-to-end tests on real hosts: they need root (sudo make e2e)")
 		return
 	}
-	r.goTest("end-to-end, on real hosts", "-tags", "e2e", "-timeout", "40m", "-p", "1", "-run", pattern, "./test/hosts", "./test/e2e", "./agent/kube", "./avahi")
+	r.goTest("end-to-end, on real hosts", "-tags", "e2e", "-timeout", "60m", "-p", "1", "-run", pattern, "./test/hosts", "./test/e2e", "./agent/kube", "./avahi")
 }
 
 func (r *run) skip(what string) {
