@@ -24,17 +24,7 @@ func TestDiskFullInFirstCopy(t *testing.T) {
 		SELECT '/registry/configmaps/default/object-' || i, 1, 0, 0, 0, 0, randomblob(4096) FROM n`)
 	h := newHost(t, w, "home")
 	cfg := config(t, getter(address(h)))
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("small", cfg.Dir, "tmpfs", 0, "size=6m"); err != nil {
-		t.Skipf("SKIPPED: a small file system needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(cfg.Dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	smallDisk(t, cfg.Dir)
 	f := NewFollower(cfg)
 	stop := run(t, f.Run)
 	wait(t, f, "the full disk", func(p Position) bool { return strings.Contains(p.Err, "full") && p.Committed > 0 })
@@ -53,23 +43,29 @@ func TestDiskFullInFirstCopy(t *testing.T) {
 	}
 }
 
+// smallDisk makes dir a file system of 6 MB of its own.
+func smallDisk(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("small", dir, "tmpfs", 0, "size=6m"); err != nil {
+		t.Skipf("SKIPPED: a small file system needs root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestDiskFullLater: a complete copy on a full disk stays the state that it was.
 func TestDiskFullLater(t *testing.T) {
 	w := kinetest.New(t, filepath.Join(t.TempDir(), "state.db"), false)
 	w.Random(rand.New(rand.NewPCG(21, 22)), 300)
 	h := newHost(t, w, "home")
 	cfg := config(t, getter(address(h)))
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("small", cfg.Dir, "tmpfs", 0, "size=6m"); err != nil {
-		t.Skipf("SKIPPED: a small file system needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(cfg.Dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	smallDisk(t, cfg.Dir)
 	f := NewFollower(cfg)
 	stop := run(t, f.Run)
 	wait(t, f, "the head", fresh(w))
