@@ -224,6 +224,7 @@ type Arbiter struct {
 	failovers map[uint64]Time // automatic ones by term: when each was committed
 	syncAt    Time            // when an in-sync set was proposed last,
 	syncTerm  uint64          // for this term
+	set       []string        // room for the next one
 	evidence                  // of the holder's state besides its renewals
 	blocked   string          // why nobody is promoted, as told last,
 	blockedAt Time            // at this moment

@@ -266,7 +266,7 @@ func (a *Arbiter) inSync(now Time) (set []string, changed bool) {
 	case now < a.syncAt+a.tm.Renew() && a.syncTerm == a.fact.Term:
 		return nil, false // a proposal is on its way
 	}
-	set = []string{a.fact.Holder}
+	set = append(a.set[:0], a.fact.Holder)
 	for _, r := range a.reports {
 		if lag, known := a.lag(r); known && lag <= a.pol.MaxLag && r.Ready && r.Node != a.fact.Holder && a.counts(now, r) {
 			set = append(set, r.Node)
@@ -282,7 +282,10 @@ func (a *Arbiter) inSync(now Time) (set []string, changed bool) {
 		}
 	}
 	slices.Sort(set)
-	return set, first || !slices.Equal(set, a.fact.InSync)
+	if a.set = set; !first && slices.Equal(set, a.fact.InSync) {
+		return nil, false
+	}
+	return slices.Clone(set), true
 }
 
 // recentFailovers are those of the last hour that nobody has acknowledged.

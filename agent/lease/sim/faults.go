@@ -93,7 +93,7 @@ var faults = []fault{
 		}
 		c.name, c.candidate = n.name, true
 		c.ownTerm, c.copyTerm, c.known, c.revision = n.ownTerm, n.copyTerm, n.known, n.revision
-		c.raft = raft{term: n.raft.term, voted: n.raft.voted, log: slices.Clone(n.raft.log), leader: -1, loops: c.raft.loops}
+		c.raft = raft{term: n.raft.term, voted: n.raft.voted, log: slices.Clone(n.raft.log), leader: -1}
 		c.powerOn()
 		w.at(w.while(), c.powerCut)
 		return n.name

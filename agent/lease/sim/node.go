@@ -36,7 +36,8 @@ type node struct {
 	// the agent's process
 	life     int // grows whenever the process ends: what was meant for it is void
 	up       bool
-	stopped  bool // SIGSTOP
+	turn     func() // its loop, made once
+	stopped  bool   // SIGSTOP
 	deferred []func()
 
 	// the lease note in /run, and PID 1's timer
@@ -87,8 +88,7 @@ func (n *node) run(life int, f func()) {
 
 // after is a timer of the agent's process, on the node's clock.
 func (n *node) after(d time.Duration, f func()) {
-	life := n.life
-	n.w.at(n.real(d)+n.w.between(0, 2*time.Millisecond), func() { n.run(life, f) })
+	n.w.put(n.real(d)+n.w.between(0, 2*time.Millisecond), event{f, n, n.life})
 }
 
 func (n *node) resume() {
@@ -96,9 +96,8 @@ func (n *node) resume() {
 	n.deferred = nil
 	// What lies in the buffers comes in any order between connections.
 	n.w.rng.Shuffle(len(fs), func(i, j int) { fs[i], fs[j] = fs[j], fs[i] })
-	life := n.life
 	for i, f := range fs {
-		n.w.at(time.Duration(i)*50*time.Microsecond, func() { n.run(life, f) })
+		n.w.put(time.Duration(i)*50*time.Microsecond, event{f, n, n.life})
 	}
 }
 
@@ -118,7 +117,8 @@ func (n *node) startAgent() {
 	n.life++
 	n.up, n.stopped, n.deferred = true, false, nil
 	n.asks, n.job, n.freshAt = map[uint64]func(bool){}, n.job+1, -1
-	n.raft = raft{term: n.raft.term, voted: n.raft.voted, log: n.raft.log, leader: -1, loops: n.raft.loops + 1}
+	n.raft = raft{term: n.raft.term, voted: n.raft.voted, log: n.raft.log, leader: -1, tick: n.tickRaft}
+	n.turn = n.loop
 	n.appliedTo, n.votedBy = 0, nil
 	n.arbiter = lease.NewArbiter(n.name, n.w.tm, lease.Policy{MaxLag: 10 * time.Second, MaxFailovers: 1 << 30, Fence: n.w.fence})
 	if n.candidate {
@@ -196,7 +196,7 @@ func (n *node) loop() {
 		at = min(at, n.holder.Wake(now))
 		n.sendReport()
 	}
-	n.after(max(at-now, 20*time.Millisecond), n.loop)
+	n.after(max(at-now, 20*time.Millisecond), n.turn)
 }
 
 func (n *node) hold(ev lease.Event) {

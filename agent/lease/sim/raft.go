@@ -27,7 +27,7 @@ type raft struct {
 	told     uint64          // raft term in which the machine was told that it leads; 0 = not
 	barrier  int
 	waiting  map[int]func(ok bool) // by log index
-	loops    int
+	tick     func()                // the next turn, made once
 }
 
 type entry struct {
@@ -54,12 +54,7 @@ func (n *node) resetElection() {
 // tickRaft runs every now and then on the node's own clock.
 func (n *node) tickRaft() {
 	r := &n.raft
-	loop := r.loops
-	n.after(heartbeat/2+n.w.between(0, heartbeat/2), func() {
-		if n.raft.loops == loop {
-			n.tickRaft()
-		}
-	})
+	n.after(heartbeat/2+n.w.between(0, heartbeat/2), r.tick)
 	if !n.voter {
 		return
 	}
@@ -173,53 +168,60 @@ func (n *node) follow(term uint64, leaderID int) {
 	}
 }
 
+// entries is what a leader tells all others: its whole log. The simulated one is short,
+// and what is of interest here is who believes what, not how logs are matched.
+type entries struct {
+	from   *node
+	term   uint64
+	log    []entry
+	commit int
+	sent   time.Duration
+}
+
 func (n *node) replicate() {
 	r := &n.raft
+	e := &entries{n, r.term, r.log[:len(r.log):len(r.log)], r.commit, n.clock()}
 	for _, m := range n.w.nodes {
-		if m == n {
-			continue
+		if m != n {
+			n.w.send(n, m, func() { m.take(e) })
 		}
-		term, prev := r.term, r.match[m.id]
-		log, commit := r.log[:len(r.log):len(r.log)], r.commit
-		sent := n.clock()
-		n.w.send(n, m, func() { m.appendEntries(n, term, prev, log, commit, sent) })
 	}
 }
 
-// appendEntries carries the whole log: the simulated one is short, and what is of
-// interest here is who believes what, not how logs are matched.
-func (n *node) appendEntries(from *node, term uint64, _ int, log []entry, commit int, sent time.Duration) {
+func (n *node) take(e *entries) {
 	r := &n.raft
-	if term < r.term {
+	if e.term < r.term {
 		theirs := r.term
-		n.w.send(n, from, func() {
-			if theirs > from.raft.term {
-				from.follow(theirs, -1)
+		n.w.send(n, e.from, func() {
+			if theirs > e.from.raft.term {
+				e.from.follow(theirs, -1)
 			}
 		})
 		return
 	}
-	n.follow(term, from.id)
+	n.follow(e.term, e.from.id)
 	// Never shorten what a later message of the same leader has brought already.
-	if len(log) >= len(r.log) || r.log[len(log)-1].term != term || r.log[len(r.log)-1].term != term {
-		r.log = log
+	if len(e.log) >= len(r.log) || r.log[len(e.log)-1].term != e.term || r.log[len(r.log)-1].term != e.term {
+		r.log = e.log
 	}
-	if commit > r.commit && commit <= len(r.log) {
-		r.commit = commit
+	if e.commit > r.commit && e.commit <= len(r.log) {
+		r.commit = e.commit
 		n.apply()
 	}
-	have := len(log)
-	n.w.send(n, from, func() {
-		f := &from.raft
-		if f.role != leader || f.term != term {
-			return
-		}
-		f.heard[n.id] = max(f.heard[n.id], sent)
-		if have > f.match[n.id] {
-			f.match[n.id] = have
-			from.advance()
-		}
-	})
+	n.w.send(n, e.from, func() { e.from.taken(e, n) })
+}
+
+// taken: by has them.
+func (n *node) taken(e *entries, by *node) {
+	r := &n.raft
+	if r.role != leader || r.term != e.term {
+		return
+	}
+	r.heard[by.id] = max(r.heard[by.id], e.sent)
+	if len(e.log) > r.match[by.id] {
+		r.match[by.id] = len(e.log)
+		n.advance()
+	}
 }
 
 // advance commits what a majority of the voters has.

@@ -102,12 +102,12 @@ func Run(cfg Config) Result {
 	}
 	end := until(cfg) + 3*time.Minute + 20*w.tm.TTL
 	for len(w.queue) > 0 && w.res.Violation == "" && w.settled < 10 {
-		e := w.pop()
-		if e.at > end {
+		at, e := w.next()
+		if at > end {
 			break
 		}
-		w.now = e.at
-		e.do()
+		w.now = at
+		e.happen()
 	}
 	if w.res.Violation == "" {
 		w.checkLiveness()

@@ -49,10 +49,20 @@ type Result struct {
 	Views     []View // what each host's own people saw
 }
 
+// event is what happens at some time: do, or, with a node, do in its agent's process.
 type event struct {
-	at  time.Duration
-	seq int
-	do  func()
+	do   func()
+	to   *node
+	life int // of the process that it is meant for; whichever = the one that is there then
+}
+
+const whichever = -1
+
+// due says when the event of a place in world.events comes; seq keeps the order of those
+// of one moment.
+type due struct {
+	at         time.Duration
+	seq, place uint32
 }
 
 // world is one simulated cluster. now is the real time that no host can see.
@@ -61,11 +71,14 @@ type world struct {
 	rng   *rand.Rand
 	tm    lease.Timings
 	now   time.Duration
-	queue []event // binary heap
-	seq   int
+	queue []due // binary heap
+	seq   uint32
 	nodes []*node
 	net   [][]link
-	res   Result
+	// events have a place while they wait; free places are used again
+	events []event
+	free   []uint32
+	res    Result
 
 	clients *rand.Rand // their own, so that nothing changes when they look on
 	ops     []*Op      // nil = surely refused
@@ -86,45 +99,66 @@ type link struct {
 	slow time.Duration
 }
 
-func (w *world) at(d time.Duration, f func()) {
-	w.seq++
-	w.queue = append(w.queue, event{w.now + max(d, 0), w.seq, f})
-	q := w.queue
-	for i := len(q) - 1; i > 0; {
-		p := (i - 1) / 2
-		if !less(q[i], q[p]) {
-			break
-		}
-		q[i], q[p] = q[p], q[i]
-		i = p
+func (w *world) at(d time.Duration, f func()) { w.put(d, event{do: f}) }
+
+func (w *world) put(d time.Duration, e event) {
+	place := uint32(len(w.events))
+	if k := len(w.free) - 1; k >= 0 {
+		place, w.free = w.free[k], w.free[:k]
+		w.events[place] = e
+	} else {
+		w.events = append(w.events, e)
 	}
+	w.seq++
+	x := due{w.now + max(d, 0), w.seq, place}
+	w.queue = append(w.queue, x)
+	q, i := w.queue, len(w.queue)-1
+	for i > 0 && x.before(q[(i-1)/2]) {
+		q[i] = q[(i-1)/2]
+		i = (i - 1) / 2
+	}
+	q[i] = x
 }
 
-func less(a, b event) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }
+func (a due) before(b due) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }
 
-func (w *world) pop() event {
+// next takes the event that comes first, and its time.
+func (w *world) next() (time.Duration, event) {
 	q := w.queue
-	e := q[0]
-	n := len(q) - 1
-	q[0] = q[n]
-	q[n].do = nil
-	w.queue = q[:n]
-	q = w.queue
-	for i := 0; ; {
-		c := 2*i + 1
-		if c >= n {
-			break
-		}
-		if c+1 < n && less(q[c+1], q[c]) {
+	first, n := q[0], len(q)-1
+	x := q[n]
+	q = q[:n]
+	w.queue = q
+	i := 0
+	for c := 1; c < n; c = 2*i + 1 {
+		if c+1 < n && q[c+1].before(q[c]) {
 			c++
 		}
-		if !less(q[c], q[i]) {
+		if !q[c].before(x) {
 			break
 		}
-		q[i], q[c] = q[c], q[i]
+		q[i] = q[c]
 		i = c
 	}
-	return e
+	if n > 0 {
+		q[i] = x
+	}
+	e := w.events[first.place]
+	w.events[first.place] = event{}
+	w.free = append(w.free, first.place)
+	return first.at, e
+}
+
+// happen does what e is.
+func (e event) happen() {
+	switch {
+	case e.to == nil:
+		e.do()
+	case e.life != whichever:
+		e.to.run(e.life, e.do)
+	case e.to.powered:
+		e.to.run(e.to.life, e.do)
+	}
 }
 
 // between draws a duration, small ones more often.
@@ -154,7 +188,7 @@ func (w *world) violate(format string, args ...any) {
 // between two hosts overtake each other.
 func (w *world) send(from, to *node, f func()) {
 	if from == to {
-		w.at(50*time.Microsecond, func() { to.run(to.life, f) })
+		w.put(50*time.Microsecond, event{f, to, whichever})
 		return
 	}
 	l := &w.net[from.id][to.id]
@@ -177,11 +211,7 @@ func (w *world) send(from, to *node, f func()) {
 		if w.chance(0.002) {
 			d += w.between(0, 4*time.Second) // a retransmission, a stuck switch
 		}
-		w.at(d, func() {
-			if to.powered && from.id < len(w.nodes) {
-				to.run(to.life, f)
-			}
-		})
+		w.put(d, event{f, to, whichever})
 	}
 }
 
