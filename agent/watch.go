@@ -38,6 +38,7 @@ func (a *agent) watchAPI(ctx context.Context) error {
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()
 	var disk silence
+	var again reminder
 	for {
 		select {
 		case <-ctx.Done():
@@ -45,7 +46,7 @@ func (a *agent) watchAPI(ctx context.Context) error {
 		case <-t.C:
 		}
 		if a.phase() != lease.Master {
-			disk = silence{}
+			disk, again = silence{}, reminder{}
 			a.trouble.Store(nil)
 			a.apiErr.Store(nil)
 			continue
@@ -54,6 +55,7 @@ func (a *agent) watchAPI(ctx context.Context) error {
 			if _, err := a.host.Address.Defend(ctx); err != nil && ctx.Err() == nil {
 				a.log.Warn("virtual IP not defended", "err", err)
 			}
+			a.remind(ctx, &again)
 		}
 		a.welcome(ctx)
 		asked := a.clock()

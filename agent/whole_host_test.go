@@ -49,7 +49,8 @@ type testHost struct {
 	told       []hooks.Event // to this host's hook
 	program    string        // version of its kube-apiserver; "" = nobody looks
 	faults     []controlplane.Finding
-	standing   int // how often its standby units were started
+	standing   int    // how often its standby units were started
+	neighbour  string // where this host's table has the virtual IP
 }
 
 // dataState is a datastore: its rows by revision, and the term that wrote it.
@@ -239,7 +240,7 @@ func (h *testHost) deaf() {
 func (h *testHost) real(hc HostConfig) (*Host, error) {
 	host := &Host{
 		ControlPlane: (*testPlane)(h), Data: (*testData)(h), API: (*testAPI)(h), LeaseNote: (*testNote)(h), Guard: (*testGuard)(h),
-		Follower: &testFollower{h, hc}, Source: &testSource{h, hc}, Copy: &testCopy{h, hc}, Cluster: h.w.tidy, Rehearse: testRehearsal{h},
+		Address: (*testAddress)(h), Follower: &testFollower{h, hc}, Source: &testSource{h, hc}, Copy: &testCopy{h, hc}, Cluster: h.w.tidy, Rehearse: testRehearsal{h},
 		Prepare: func(context.Context) error { return nil },
 		Restarting: func(context.Context) bool {
 			h.mu.Lock()

@@ -145,6 +145,8 @@ func TestWallClock(t *testing.T) {
 				c.waitSteady(time.Minute)
 				w := c.startWriter(n4, strings.ReplaceAll(strings.ToLower(t.Name()[strings.Index(t.Name(), "/")+1:]), "_", "-"))
 				w.waitFor(t, 30, time.Minute)
+				before, err := n4.status(within(t, 10*time.Second))
+				ok(t, err)
 				victims := f.do(t)
 				set(t, year, victims...)
 				c.rest(t, 10*time.Second)
@@ -156,7 +158,7 @@ func TestWallClock(t *testing.T) {
 				c.waitReady(2*time.Minute, "", 0)
 				w.waitFor(t, 10, time.Minute)
 				w.end()
-				term = c.auditAll(t, w, term)
+				term = c.auditAll(t, w, term, before)
 				if lost := c.check(w, n4); len(lost) > 0 {
 					t.Errorf("%d acknowledged writes are lost", len(lost))
 				}

@@ -56,6 +56,9 @@ func tell(t testing.TB, l *Lab) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for _, h := range l.Hosts() {
+		if text, err := h.Script(ctx, "ip -o address show scope global; ip neighbour; ss -Htn"); err == nil {
+			t.Logf("--- %s, its addresses, neighbours and connections\n%s", h.Name, lastLines(text, 60))
+		}
 		for _, u := range tellUnits {
 			if text, err := h.Journal(ctx, u); err == nil && text != "" {
 				t.Logf("--- %s, the end of %s\n%s", h.Name, u, lastLines(text, 40))

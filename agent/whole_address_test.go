@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"relevo.dev/relevo/agent/lease"
+)
+
+// testAddress is the virtual IP: who has it tells those who are within reach, and the
+// others go by what they heard last.
+type testAddress testHost
+
+func (d *testAddress) Claim(ctx context.Context, _ uint64) error { return d.Announce(ctx) }
+func (d *testAddress) Release(context.Context) error             { return nil }
+func (d *testAddress) Defend(context.Context) (net.HardwareAddr, error) {
+	return nil, nil
+}
+
+func (d *testAddress) Announce(context.Context) error {
+	for _, o := range d.w.hosts {
+		if o.ip != d.ip && d.w.net.IsCut(d.ip, o.ip) {
+			continue
+		}
+		o.mu.Lock()
+		o.neighbour = d.name
+		o.mu.Unlock()
+	}
+	return nil
+}
+
+// TestWholeAddress: who was cut off while the master changed learns where the virtual IP
+// is soon after it is back, and does not go on asking the old master.
+func TestWholeAddress(t *testing.T) {
+	founded(t, "n1 n2 n3 n4", func(t *testing.T, w *world) {
+		n1, n4 := w.host("n1"), w.host("n4")
+		knows := func(h *testHost) string {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return h.neighbour
+		}
+		w.until(time.Minute, "n4 knows the master", func() bool { return knows(n4) == "n1" })
+		w.isolate(n4, true)
+		w.isolate(n1, true)
+		m := w.follows("n1", 2)
+		w.tell("%s is the master", m.name)
+		if knows(n4) != "n1" {
+			t.Fatal("n4 heard of the change while it was cut off")
+		}
+		w.isolate(n1, false)
+		w.isolate(n4, false)
+		w.until(20*time.Second, "n4 knows the new master", func() bool { return knows(n4) == m.name })
+		w.until(time.Minute, "n1 is a standby", func() bool { return n1.agent.phase() == lease.Standby })
+	})
+}
+
+func TestReminder(t *testing.T) {
+	var r reminder
+	for i, c := range []struct {
+		at    time.Duration
+		alive int
+		due   bool
+	}{
+		{time.Hour, 3, true}, // the first time
+		{time.Hour + 5*time.Second, 3, false},
+		{time.Hour + 10*time.Second, 2, false}, // one is gone,
+		{time.Hour + 15*time.Second, 3, true},  // and back
+		{time.Hour + 20*time.Second, 3, false},
+		{time.Hour + 45*time.Second, 3, true}, // who is no member
+	} {
+		if got := r.due(lease.Time(c.at), c.alive); got != c.due {
+			t.Errorf("%d: due %v", i, got)
+		}
+	}
+}
