@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -12,15 +11,11 @@ import (
 	"testing"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
 
 	"relevo.dev/relevo/test/hosts"
 )
@@ -81,16 +76,45 @@ func (c *cluster) startWriter(from *node, prefix string) *writer {
 }
 
 func (c *cluster) startWriterTo(ip string, from *node, prefix string) *writer {
+	return c.startCreating(prefix, 0, c.creator(ip, from))
+}
+
+// create makes one object; it returns the resourceVersion at which that was acknowledged.
+type create func(ctx context.Context, name string) (uint64, error)
+
+// creator creates ConfigMaps by one address of the API.
+func (c *cluster) creator(ip string, from *node) create {
+	client := c.clientOf(ip, from, 2*time.Second)
+	return func(ctx context.Context, name string) (uint64, error) {
+		o, err := client.Create(ctx, configMap(name), metav1.CreateOptions{})
+		if err != nil {
+			return 0, err
+		}
+		return version64(o), nil
+	}
+}
+
+// startCreating starts a writer that creates one thing every pace at most; 0 = one after
+// the other.
+func (c *cluster) startCreating(prefix string, pace time.Duration, one create) *writer {
 	ctx, stop := context.WithCancel(context.Background())
 	w := &writer{stop: stop, done: make(chan struct{})}
-	client := c.clientOf(ip, from, 2*time.Second)
 	c.t.Cleanup(w.end)
+	tick := time.NewTicker(max(pace, time.Microsecond))
 	go func() {
 		defer close(w.done)
+		defer tick.Stop()
 		last := time.Now()
 		for i := 0; ctx.Err() == nil; i++ {
+			if pace > 0 {
+				select {
+				case <-tick.C:
+				case <-ctx.Done():
+					return
+				}
+			}
 			name := fmt.Sprintf("%s-%06d", prefix, i)
-			o, err := client.Create(ctx, configMap(name), metav1.CreateOptions{})
+			rv, err := one(ctx, name)
 			if ctx.Err() != nil {
 				return // cut off by the end of the test: neither acknowledged nor refused
 			}
@@ -100,7 +124,7 @@ func (c *cluster) startWriterTo(ip string, from *node, prefix string) *writer {
 				w.last = err
 			} else {
 				now := time.Now()
-				w.acked = append(w.acked, write{name, version64(o), now})
+				w.acked = append(w.acked, write{name, rv, now})
 				if g := now.Sub(last); g > w.gap {
 					w.gap, w.gapEnd = g, now
 				}
@@ -155,12 +179,30 @@ func (w *writer) waitFor(t *testing.T, n int, d time.Duration) {
 // what is missing. Every resourceVersion must be above all that were seen before.
 func (c *cluster) check(w *writer, from *node) (missing []write) {
 	c.t.Helper()
+	return writers{w}.compare(c, c.there(from))
+}
+
+// fresh is a fresh list: name to resourceVersion, and that of the list.
+type fresh struct {
+	names map[string]uint64
+	at    uint64
+}
+
+// there is what the API has.
+func (c *cluster) there(from *node) fresh {
+	c.t.Helper()
 	list, err := c.client(from, 30*time.Second).List(within(c.t, time.Minute), metav1.ListOptions{})
 	ok(c.t, err)
-	there := map[string]uint64{}
+	there := fresh{map[string]uint64{}, version64(list)}
 	for _, o := range list.Items {
-		there[o.GetName()] = version64(&o)
+		there.names[o.GetName()] = version64(&o)
 	}
+	return there
+}
+
+// compare returns what a writer misses.
+func (w *writer) compare(c *cluster, there fresh) (missing []write) {
+	c.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	highest := uint64(0)
@@ -169,99 +211,17 @@ func (c *cluster) check(w *writer, from *node) (missing []write) {
 			c.t.Errorf("time travel: %s was acknowledged at resourceVersion %d, after %d", a.name, a.rv, highest)
 		}
 		highest = a.rv
-		switch rv, ok := there[a.name]; {
+		switch rv, ok := there.names[a.name]; {
 		case !ok:
 			missing = append(missing, a)
 		case rv != a.rv:
 			c.t.Errorf("%s is at resourceVersion %d, acknowledged at %d", a.name, rv, a.rv)
 		}
 	}
-	if got := version64(list); got < highest {
-		c.t.Errorf("time travel: the list is at resourceVersion %d, %d was acknowledged", got, highest)
+	if there.at < highest {
+		c.t.Errorf("time travel: the list is at resourceVersion %d, %d was acknowledged", there.at, highest)
 	}
-	c.t.Logf("%d writes acknowledged, %d found again, %d lost; %d attempts failed; longest time without a write %.3f s; resourceVersion now %d",
-		len(w.acked), len(w.acked)-len(missing), len(missing), w.errs, w.gap.Seconds(), version64(list))
 	return missing
-}
-
-// informer is client-go's reflector and store, as every controller has one.
-type informer struct {
-	store cache.Store
-	mu    sync.Mutex
-	gone  int               // watches refused with 410
-	high  uint64            // highest resourceVersion of a list or bookmark
-	of    map[string]uint64 // of each object
-	back  []string
-}
-
-func (c *cluster) startInformer(from *node) *informer {
-	i := &informer{store: cache.NewStore(cache.MetaNamespaceKeyFunc), of: map[string]uint64{}}
-	client := c.client(from, 0)
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list, err := client.List(ctx, o)
-			if err == nil {
-				i.see("", version64(list))
-			}
-			return list, err
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			w, err := client.Watch(ctx, o)
-			if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
-				i.expired()
-			}
-			if err != nil {
-				return nil, err
-			}
-			return watch.Filter(w, func(e watch.Event) (watch.Event, bool) {
-				if e.Type == watch.Error {
-					if err := apierrors.FromObject(e.Object); apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
-						i.expired()
-					}
-				} else if o, ok := e.Object.(*unstructured.Unstructured); ok {
-					// A list that is streamed begins with objects of any age; its bookmark counts.
-					name := o.GetName()
-					if e.Type == watch.Bookmark {
-						name = ""
-					}
-					i.see(name, version64(o))
-				}
-				return e, true
-			}), nil
-		},
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	r := cache.NewReflectorWithOptions(lw, &unstructured.Unstructured{}, i.store, cache.ReflectorOptions{Name: "e2e"})
-	go func() { defer close(done); r.RunWithContext(ctx) }()
-	c.t.Cleanup(func() { stop(); <-done })
-	return i
-}
-
-func (i *informer) expired() { i.mu.Lock(); i.gone++; i.mu.Unlock() }
-
-// see checks that neither the whole ("") nor any object goes back in time.
-func (i *informer) see(name string, rv uint64) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if was := i.of[name]; rv < was {
-		i.back = append(i.back, fmt.Sprintf("%q at %d after %d", name, rv, was))
-	}
-	i.of[name] = max(i.of[name], rv)
-	if name == "" {
-		i.high = i.of[name]
-	}
-}
-
-// waitHas waits until the informer's store has an object.
-func (i *informer) waitHas(t *testing.T, name string, d time.Duration) {
-	t.Helper()
-	ok(t, hosts.Until(within(t, d), "the informer to see "+name, func(context.Context) error {
-		if _, there, _ := i.store.GetByKey("default/" + name); !there {
-			return errors.New("its store has " + strconv.Itoa(len(i.store.ListKeys())) + " objects, and not this one")
-		}
-		return nil
-	}))
 }
 
 func (w *writer) newest() write {

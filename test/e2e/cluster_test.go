@@ -41,6 +41,8 @@ type options struct {
 	bin   string         // program to run instead of the package's; "" = that
 	card  int            // size of each host's card in MB; 0 = large
 	extra string         // more lines of configuration, for all
+	sync  string         // candidate.replica.sync_interval; "" = default
+	kine  bool           // kine answers on the LAN, too: see startKineWriters
 	hosts func(*cluster) // called when the hosts have booted
 	k3s   string         // version of k3s that is the control plane; "" = kine and kube-apiserver
 	bare  func(*node)    // called with n1 when its control plane runs and relevo is not there yet
@@ -81,6 +83,11 @@ func newCluster(t *testing.T, o options) *cluster {
 		units = []string{hosts.K3sUnit}
 		c.kube, err = lab.InstallK3s(within(t, 20*time.Minute), o.k3s, hs[:3]...)
 	} else {
+		if o.kine {
+			for _, h := range hs[:3] {
+				ok(t, h.WriteFile(within(t, time.Minute), "/etc/systemd/system/kine.service.d/50-lan.conf", []byte(hosts.KineOnLAN), 0o644))
+			}
+		}
 		c.kube, err = lab.InstallKube(within(t, 20*time.Minute), hs[:3]...)
 	}
 	ok(t, err)
@@ -154,6 +161,9 @@ func config(name string, candidate bool, o options) string {
       token_file: /etc/kubernetes/relevo.token
 %[7]s  vip: {address: %[5]s/%[6]d, port: %[4]d}
 `, strings.Join(hosts.Units, ", "), hosts.Datastore, strings.Join(hosts.Identity, ", "), hosts.APIPort, hosts.VIP, hosts.Prefix, grace)
+	}
+	if candidate && o.sync != "" {
+		fmt.Fprintf(&b, "  replica: {sync_interval: %s}\n", o.sync)
 	}
 	return b.String()
 }
@@ -244,6 +254,31 @@ func (c *cluster) waitSteady(d time.Duration) {
 		}
 		return nil
 	}))
+}
+
+// waitMasterOf waits until one host says that there is a working master in a term.
+func (c *cluster) waitMasterOf(d time.Duration, n *node, term uint64) (master string) {
+	c.t.Helper()
+	ok(c.t, hosts.Until(within(c.t, d), fmt.Sprintf("%s to see a master in term %d", n.Name, term), func(ctx context.Context) error {
+		s, err := n.status(ctx)
+		switch {
+		case err != nil:
+			return err
+		case s.Master == nil || s.Master.Term != term || s.Master.API != "ok":
+			return fmt.Errorf("it says %+v, %+v", s.Master, s.Problems)
+		}
+		master = s.Master.Node
+		return nil
+	}))
+	return master
+}
+
+// acknowledge lets automatic failovers happen again.
+func (c *cluster) acknowledge(t *testing.T) {
+	_, err := c.nodes[3].Run(within(t, 20*time.Second), "relevo", "acknowledge")
+	if err != nil && !strings.Contains(err.Error(), "already") {
+		t.Log(err)
+	}
 }
 
 // run is a subtest whose failures are its own.

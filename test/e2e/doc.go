@@ -3,8 +3,10 @@
 // clients that go on working while a master is lost.
 //
 //   - cluster_test.go: a cluster as the README sets one up; deb_test.go: the package
-//   - clients_test.go: a writer that remembers what was acknowledged, and an informer
+//   - clients_test.go: a writer that remembers what was acknowledged; writers_test.go: many,
+//     also of kine itself; informer_test.go: a client with a cache
 //   - failover_test.go: the main job; blackout_test.go: power cut of everybody
+//   - loss_test.go: at random moments under writes, what is lost; switchover_test.go: nothing
 //   - fence_test.go: every way to lose the agent without losing the host
 //   - kubernetes_test.go: Services of Kubernetes as avahi-browse on another host sees them
 //   - orders_test.go: pause, step-down, failover, acknowledge, remove

@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -204,21 +203,4 @@ func (c *cluster) waitRestarted(n *node, before string) {
 		return nil
 	}))
 	ok(c.t, n.WaitUnit(within(c.t, time.Minute), "relevo.service", "active"))
-}
-
-// waitMasterOf waits until one host says that there is a working master in a term.
-func (c *cluster) waitMasterOf(d time.Duration, n *node, term uint64) (master string) {
-	c.t.Helper()
-	ok(c.t, hosts.Until(within(c.t, d), fmt.Sprintf("%s to see a master in term %d", n.Name, term), func(ctx context.Context) error {
-		s, err := n.status(ctx)
-		switch {
-		case err != nil:
-			return err
-		case s.Master == nil || s.Master.Term != term || s.Master.API != "ok":
-			return fmt.Errorf("it says %+v, %+v", s.Master, s.Problems)
-		}
-		master = s.Master.Node
-		return nil
-	}))
-	return master
 }

@@ -250,13 +250,6 @@ func TestNemesis(t *testing.T) {
 	t.Logf("%d faults, %d acknowledged writes, term %d", len(list), acked, term)
 }
 
-func (c *cluster) acknowledge(t *testing.T) {
-	_, err := c.nodes[3].Run(within(t, 20*time.Second), "relevo", "acknowledge")
-	if err != nil && !strings.Contains(err.Error(), "already") {
-		t.Log(err)
-	}
-}
-
 // auditAll looks at everything that must hold after any fault; who ran the control
 // plane when is audited all the time. It returns the term. At is how it was before the
 // fault.

@@ -36,13 +36,31 @@ var Units = []string{"kine.service", "kube-apiserver.service"}
 // Identity is what makes a host that very master: the files that relevo mirrors.
 var Identity = []string{pkiDir, tokensCSV, tokenFile}
 
+const (
+	kineProgram  = "/usr/local/bin/kine"
+	kineEndpoint = "sqlite://" + Datastore + "?_journal=WAL&cache=shared&_busy_timeout=30000"
+	kineCommand  = kineProgram + ` --endpoint "` + kineEndpoint + `" --metrics-bind-address 0 --listen-address `
+)
+
+// KinePort is where kine answers the API server, on loopback. KineOnLAN is a drop-in of
+// its unit with which it answers everybody: for clients that write more in a second than
+// an API server takes on this machine.
+const (
+	KinePort  = 2379
+	KineOnLAN = "[Service]\nExecStart=\nExecStart=" + kineCommand + "0.0.0.0:2379\n"
+)
+
+// KineWithChild is a drop-in with which kine leaves a child that ignores SIGTERM when it is
+// stopped: /usr/local/lib/child/kine, a program that sleeps.
+const KineWithChild = "[Service]\nKillMode=process\nExecStart=\nExecStart=/bin/sh -c '(trap \"\" TERM; exec /usr/local/lib/child/kine 1000000) & exec " + kineProgram + ` --endpoint "$0" --metrics-bind-address 0 --listen-address 127.0.0.1:2379' "` + kineEndpoint + "\"\n"
+
 const kineUnit = `[Unit]
 Description=kine on SQLite
 After=network.target
 
 [Service]
 Type=exec
-ExecStart=/usr/local/bin/kine --endpoint "sqlite://` + Datastore + `?_journal=WAL&cache=shared&_busy_timeout=30000" --listen-address 127.0.0.1:2379 --metrics-bind-address 0
+ExecStart=` + kineCommand + `127.0.0.1:2379
 Restart=always
 RestartSec=1s
 

@@ -157,7 +157,11 @@ func (r *run) e2e(pattern string) {
 		r.skip("end-to-end tests on real hosts: they need root (sudo make e2e)")
 		return
 	}
-	r.goTest("end-to-end, on real hosts", "-tags", "e2e", "-timeout", "60m", "-p", "1", "-run", pattern, "./test/hosts", "./test/e2e", "./agent/kube", "./avahi")
+	limit := "60m"
+	if os.Getenv("NEMESIS") != "" {
+		limit = "12h" // as many rounds as somebody asked for
+	}
+	r.goTest("end-to-end, on real hosts", "-tags", "e2e", "-timeout", limit, "-p", "1", "-run", pattern, "./test/hosts", "./test/e2e", "./agent/kube", "./avahi")
 }
 
 func (r *run) skip(what string) {

@@ -1,13 +1,9 @@
 package kinetest
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"io"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,14 +31,12 @@ func Program(t testing.TB) string {
 	return ""
 }
 
-// Server is a running kine, and an etcd client of it that knows three
-// transactions: those that the API server uses, and kine takes.
+// Server is a running kine, and a client of it.
 type Server struct {
 	t    testing.TB
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
-	http *http.Client
-	url  string
+	*Client
 	revs map[string]int64 // newest revision of each key that lives
 }
 
@@ -61,7 +55,7 @@ func Start(t testing.TB, program, path string, args ...string) *Server {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	s := &Server{t: t, url: "http://" + addr, revs: map[string]int64{}}
+	s := &Server{t: t, Client: NewClient(addr, nil), revs: map[string]int64{}}
 	s.cmd = exec.Command(program, append([]string{"--endpoint", "sqlite://" + path + "?_journal=WAL&cache=shared&_busy_timeout=30000", "--listen-address", addr,
 		"--metrics-bind-address", "0", "--compact-interval", "300ms", "--compact-min-retain", "50", "--compact-batch-size", "100"}, args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
@@ -74,9 +68,6 @@ func Start(t testing.TB, program, path string, args ...string) *Server {
 		close(s.done)
 	}()
 	t.Cleanup(s.Kill)
-	var p http.Protocols
-	p.SetUnencryptedHTTP2(true)
-	s.http = &http.Client{Transport: &http.Transport{Protocols: &p}, Timeout: 30 * time.Second}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -108,13 +99,12 @@ func (s *Server) Kill() {
 // Put creates or updates a key and returns the revision.
 func (s *Server) Put(key, value string) int64 {
 	s.t.Helper()
-	put := field(2, append(field(1, []byte(key)), field(2, []byte(value))...)) // RequestOp.request_put
-	txn := append(compare(key, s.revs[key]), field(2, put)...)
-	if s.revs[key] != 0 {
-		txn = append(txn, field(3, field(1, field(1, []byte(key))))...)
+	rev, err := s.Client.Put(s.t.Context(), key, value, s.revs[key])
+	if err != nil {
+		s.t.Fatal(err)
 	}
-	s.revs[key] = s.txn(txn)
-	return s.revs[key]
+	s.revs[key] = rev
+	return rev
 }
 
 // Delete deletes a key that lives.
@@ -123,8 +113,9 @@ func (s *Server) Delete(key string) {
 	if s.revs[key] == 0 {
 		return
 	}
-	txn := append(compare(key, s.revs[key]), field(2, field(3, field(1, []byte(key))))...)
-	s.txn(append(txn, field(3, field(1, field(1, []byte(key))))...))
+	if _, err := s.Client.Delete(s.t.Context(), key, s.revs[key]); err != nil {
+		s.t.Fatal(err)
+	}
 	delete(s.revs, key)
 }
 
@@ -133,65 +124,3 @@ func (s *Server) Known() map[string]int64 { return maps.Clone(s.revs) }
 
 // Adopt makes it know what lives in a database that another server has written.
 func (s *Server) Adopt(known map[string]int64) { s.revs = maps.Clone(known) }
-
-// compare is TxnRequest.compare: mod revision of key equals rev.
-func compare(key string, rev int64) []byte {
-	c := append([]byte{2 << 3, 2}, field(3, []byte(key))...) // target MOD
-	return field(1, binary.AppendUvarint(append(c, 6<<3), uint64(rev)))
-}
-
-// field is one length-delimited field of a protobuf message.
-func field(n int, data []byte) []byte {
-	b := binary.AppendUvarint([]byte{byte(n<<3 | 2)}, uint64(len(data)))
-	return append(b, data...)
-}
-
-// txn sends a transaction and returns its revision; it must succeed.
-func (s *Server) txn(msg []byte) int64 {
-	s.t.Helper()
-	body := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(msg)))
-	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.url+"/etcdserverpb.KV/Txn", bytes.NewReader(append(body, msg...)))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/grpc")
-	req.Header.Set("Te", "trailers")
-	res, err := s.http.Do(req)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	if status := res.Trailer.Get("Grpc-Status") + res.Header.Get("Grpc-Status"); err != nil || status != "0" || len(answer) < 5 {
-		s.t.Fatalf("kine: %s, status %s %s%s, %v", res.Status, status, res.Trailer.Get("Grpc-Message"), res.Header.Get("Grpc-Message"), err)
-	}
-	rev, ok := result(answer[5:])
-	if !ok {
-		s.t.Fatalf("kine did not carry out the transaction: %q", answer)
-	}
-	return rev
-}
-
-// result reads TxnResponse: header.revision, and succeeded.
-func result(b []byte) (rev int64, ok bool) {
-	for len(b) > 0 {
-		tag, n := binary.Uvarint(b)
-		v, m := binary.Uvarint(b[n:])
-		b = b[n+m:]
-		if tag&7 != 2 {
-			ok = ok || tag == 2<<3 && v == 1
-			continue
-		}
-		data := b[:v]
-		b = b[v:]
-		for tag == 1<<3|2 && len(data) > 0 {
-			t, n := binary.Uvarint(data)
-			v, m := binary.Uvarint(data[n:])
-			if t == 3<<3 {
-				rev = int64(v)
-			}
-			data = data[n+m:]
-		}
-	}
-	return rev, ok
-}
