@@ -148,6 +148,7 @@ type agent struct {
 	trouble   atomic.Pointer[trouble] // of this master's API; nil = none
 	seenHere  observed
 	trust     trust
+	gone      atomic.Pointer[removal] // this host was removed; nil = not that it knows
 	handover  handover
 	failures  failures
 	handing   handOverTimer
@@ -160,6 +161,13 @@ type agent struct {
 // Run runs the agent until ctx ends.
 func Run(ctx context.Context, cfg *config.Config, opts Options) error {
 	a := newAgent(cfg, opts)
+	gone, err := a.wasRemoved()
+	if err != nil {
+		return err
+	}
+	if gone != nil {
+		return a.stayOut(ctx, *gone)
+	}
 	if err := a.build(ctx); err != nil {
 		return err
 	}
@@ -367,7 +375,7 @@ func (a *agent) buildNet(ctx context.Context, keys [][]byte) (err error) {
 	}
 	a.port, err = peer.Listen(peer.PortConfig{
 		Identity: a.id, Listener: l, Address: listen, Handler: a.handler(),
-		Dial: dial, Resolve: a.resolve, Join: a.joinAsked, Friend: a.isFriend, Log: a.log,
+		Dial: dial, Resolve: a.resolve, Join: a.joinAsked, Why: a.why, Friend: a.isFriend, Log: a.log,
 	})
 	if err != nil {
 		return err
@@ -439,6 +447,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.steward(ctx) })
 	g.Go(func() error { return a.adopts(ctx) })
 	g.Go(func() error { return a.keepTrust(ctx) })
+	g.Go(func() error { return a.watchRemoval(ctx) })
 	g.Go(func() error { return a.services(ctx) })
 	g.Go(func() error { return a.catalog.Run(ctx) })
 	g.Go(func() error { return a.fileServices(ctx) })
@@ -472,5 +481,9 @@ func (a *agent) run(ctx context.Context) error {
 	})
 	err := g.Wait()
 	closePort()
-	return errors.Join(err, <-portErr)
+	err = errors.Join(err, <-portErr)
+	if gone := a.gone.Load(); gone != nil && errors.Is(err, errRemoved) {
+		return a.stayOut(asked, *gone)
+	}
+	return err
 }

@@ -134,7 +134,9 @@ func (a *agent) admit(ctx context.Context, from string, in admitRequest) (admitR
 		return admitReply{}, fmt.Errorf("%s is no voter: only they let hosts in", from)
 	}
 	t := a.quorum.State().Trust
-	if m, ok := a.member(in.Node); ok && m.Status == member.Alive {
+	// Gossip takes a while to notice that one which was removed is silent.
+	gone := roll{Members: t.Members, Removed: t.Removed}.gone(in.Node)
+	if m, ok := a.member(in.Node); ok && m.Status == member.Alive && !gone {
 		e, enrolled := t.Member(in.Node)
 		if !enrolled || e.Token != in.Token || string(e.Key) != string(in.Key) {
 			return admitReply{string(quorum.NameTaken), fmt.Sprintf("there is a member called %s already, and it is alive at %s: give this host another name with --node, or stop that one first", in.Node, m.Addr)}, nil

@@ -77,12 +77,21 @@ func (h *testHost) boot() {
 	limits := health.DefaultThresholds()
 	limits.Earliest = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC) // where fake time begins
 	a := newAgent(h.cfg, Options{Health: limits, HealthRoot: h.w.machine, Units: h, Hooks: h.hook, HooksDir: filepath.Join(h.dir, "hooks.d"), HooksOwner: os.Getuid(), Version: "test", Log: h.logger(), Host: h.real, Net: h.w.netOf(h), Clock: h.w.now, Machine: uint64(h.ip[len(h.ip)-1]), Exit: h.exit, Probe: h.probe, Fence: h.w.device, Services: h.services})
-	if err := a.build(ctx); err != nil {
+	gone, err := a.wasRemoved() // as Run has it
+	if err == nil && gone == nil {
+		err = a.build(ctx)
+	}
+	if err != nil {
 		h.w.t.Fatalf("build the agent of %s: %v", h.name, err)
 	}
 	h.stop, h.done, h.agent = cancel, done, a
 	go func() {
-		err := a.run(ctx)
+		var err error
+		if gone != nil {
+			err = a.stayOut(ctx, *gone)
+		} else {
+			err = a.run(ctx)
+		}
 		h.fence()
 		done <- err
 	}()

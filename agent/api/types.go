@@ -41,6 +41,9 @@ type Status struct {
 	Standbys []Standby `json:"standbys"` // best first
 	VIP      *VIP      `json:"vip"`      // null without a virtual IP
 	Pause    *Pause    `json:"pause"`    // null unless paused
+	// Removed is set if this very host was removed from the cluster: its agent then knows
+	// nothing else.
+	Removed *Removed `json:"removed,omitempty"`
 	// Problems are what a person should see to, the worst first. None = all is
 	// well.
 	Problems []Problem `json:"problems"`
@@ -115,6 +118,13 @@ type Pause struct {
 	By    string    `json:"by,omitempty"`
 	Why   string    `json:"why,omitempty"`
 	Since time.Time `json:"since,omitzero"`
+}
+
+// Removed says who took a host out of the cluster.
+type Removed struct {
+	By  string    `json:"by,omitempty"`
+	Why string    `json:"why,omitempty"`
+	At  time.Time `json:"at"` // by the cluster's clock
 }
 
 // Severity of a problem.

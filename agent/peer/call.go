@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 )
@@ -73,6 +72,7 @@ func (p *Port) dialAt(ctx context.Context, addr, node, proto string) (net.Conn, 
 		err = net.ErrClosed
 	}
 	if err != nil {
+		p.noteRefusal(node, err)
 		p.disown(c)
 		c.Close()
 		return nil, fmt.Errorf("connect to %s at %s: %w", node, addr, explain(err))
@@ -95,7 +95,7 @@ func explain(err error) error {
 	switch {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%w (it belongs to another cluster)", err)
-	case strings.Contains(err.Error(), "remote error: tls: "): // the alert's type is not exported
+	case isRefusal(err):
 		return fmt.Errorf("%w (it does not accept our certificate: is it of another cluster, or was this host removed? its journal says more)", err)
 	}
 	return err
@@ -149,6 +149,7 @@ func (p *Port) Do(node string, req *http.Request) (*http.Response, error) {
 	res, err := t.RoundTrip(r)
 	if err != nil {
 		p.dropIfSilent(node, err)
+		p.noteRefusal(node, err)
 		return nil, explain(err)
 	}
 	return res, nil

@@ -27,16 +27,17 @@ func (i *Identity) joinTLS() *tls.Config {
 }
 
 // greeting is the configuration of the accepting side. Who asks to join, and for nothing
-// else, needs no certificate.
+// else, needs no certificate; who asks why it is refused, none that is believed.
 func (p *Port) greeting() *tls.Config {
 	c := p.cfg.Identity.ServerTLS(ProtoHTTP, ProtoRaft, ProtoClient)
-	if p.cfg.Join != nil {
-		c.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-			if len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == ProtoJoin {
-				return p.cfg.Identity.joinTLS(), nil
-			}
-			return nil, nil
+	c.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		switch {
+		case p.cfg.Join != nil && asksOnly(h, ProtoJoin):
+			return p.cfg.Identity.joinTLS(), nil
+		case p.cfg.Why != nil && asksOnly(h, ProtoWhy):
+			return p.cfg.Identity.whyTLS(), nil
 		}
+		return nil, nil
 	}
 	return c
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -39,6 +40,9 @@ type PortConfig struct {
 	// Join answers a host that asks to be let in, which has proved nothing yet; nil = nobody
 	// can ask.
 	Join func(ctx context.Context, r *JoinRequest) JoinReply
+	// Why says what there is to say to a node about the removal of that node, with the key
+	// it shows, as [KeySum]; nil = nobody can ask.
+	Why func(node string, key []byte) Verdict
 	// Friend says whether an IP address is a member's: its handshakes have places of their
 	// own, that no stranger can take. It must be quick. nil = nobody's is.
 	Friend func(ip string) bool
@@ -56,6 +60,8 @@ type Port struct {
 	server  *http.Server
 	limits  *admission
 	refused complaints
+	// refusing is who refused this host, see Refusing.
+	refusing atomic.Pointer[string]
 
 	mu      sync.Mutex
 	closed  bool
@@ -245,6 +251,13 @@ func (p *Port) greet(ctx context.Context, c net.Conn, at *place, web *chanListen
 		pc.Close()
 		return
 	}
+	if err == nil && tc.ConnectionState().NegotiatedProtocol == ProtoWhy {
+		if err := p.tellWhy(tc, at); err != nil && ctx.Err() == nil {
+			p.refused.warn(p.cfg.Log, "a node was not told why it is refused", c.RemoteAddr(), err)
+		}
+		pc.Close()
+		return
+	}
 	if err == nil && !p.with(c, pc.node) {
 		err = net.ErrClosed
 	}
@@ -294,7 +307,7 @@ func (p *Port) admit(ctx context.Context, tc *tls.Conn, pc *peerConn, at *place)
 		pc.access = x
 		return at.promoteClient(x)
 	}
-	if s.NegotiatedProtocol == ProtoJoin {
+	if s.NegotiatedProtocol == ProtoJoin || s.NegotiatedProtocol == ProtoWhy {
 		return nil
 	}
 	node, err := p.cfg.Identity.peer(s)

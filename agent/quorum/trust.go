@@ -180,7 +180,11 @@ func (s State) changeTrust(c Command) (Trust, error) {
 		if m, ok := t.Member(c.Node); ok && !bytes.Equal(m.Key, c.Key) {
 			// Another board of that name: the old one's certificates end.
 			var err error
-			if t.Removed, err = removed(t.Removed, c, "replaced by another board"); err != nil {
+			old := c
+			if k, ok := t.Token(c.ID); ok {
+				old.By = k.By
+			}
+			if t.Removed, err = removed(t.Removed, old, "replaced by another board"); err != nil {
 				return t, err
 			}
 		}

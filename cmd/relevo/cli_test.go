@@ -205,6 +205,12 @@ func degradedStatus() api.Status {
 	}
 }
 
+func removedStatus() api.Status {
+	x := api.Removed{By: "ann@n1", Why: "sold", At: now.Add(-time.Hour)}
+	return api.Status{Cluster: "home", Node: "n3", Role: api.RoleMember, Removed: &x, Problems: []api.Problem{{Severity: api.Critical,
+		What: "this host was removed from the cluster home by ann@n1 on 2026-11-23 02:00 UTC (sold)", Do: "to join again: `relevo token create` on a member, and `sudo relevo join TOKEN` here"}}}
+}
+
 func judged(r health.Report) []health.Condition {
 	j := health.NewJudge(health.DefaultThresholds())
 	j.Observe(0, &r)
@@ -243,6 +249,7 @@ func TestRendering(t *testing.T) {
 		{"status-ok", []string{"status"}, okStatus(), exitOK},
 		{"status-degraded", []string{"status"}, degradedStatus(), exitDegraded},
 		{"status-new", []string{"status"}, two, exitOK},
+		{"status-removed", []string{"status"}, removedStatus(), exitDegraded},
 		{"status-json", []string{"status", "-o", "json"}, degradedStatus(), exitDegraded},
 		{"status-yaml", []string{"status", "-o", "yaml"}, degradedStatus(), exitDegraded},
 		{"members", []string{"members"}, api.Status{}, exitOK},

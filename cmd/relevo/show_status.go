@@ -10,6 +10,12 @@ import (
 // showStatus is for the person who was woken at night: the first line says whether
 // all is well, then what is wrong and what to do about it, then the facts.
 func showStatus(p *page, s api.Status) {
+	if s.Removed != nil { // there is nothing else to say
+		p.line(span{bold, s.Cluster}, span{text: ": "}, span{red, "REMOVED"}, span{text: " — " + s.Node + " is no member any more"})
+		p.line()
+		showProblems(p, s.Problems)
+		return
+	}
 	word := span{green, "OK"}
 	if s.Degraded() {
 		word = span{yellow, "DEGRADED"}

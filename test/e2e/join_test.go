@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/test/hosts"
 )
 
@@ -104,14 +105,107 @@ func TestJoin(t *testing.T) {
 			t.Errorf("%s: others may read %s (%v)", n.Name, out, err)
 		}
 	}
-	// One of them is not in our hands any more.
-	_, err = n1.Run(ctx, "relevo", "remove", "n3", "--force")
-	ok(t, err)
-	ok(t, hosts.Until(ctx, "n3 to be refused", func(ctx context.Context) error {
-		out, err := n1.Run(ctx, "journalctl", "-u", "relevo", "--no-pager", "-o", "cat")
-		if err == nil && !strings.Contains(out, "removed from the cluster: n3") {
-			err = fmt.Errorf("n1 has not refused it yet")
+	c.run("a board that is removed says so, and joins again", func(t *testing.T) { c.removedBoard(n1, c.nodes[2]) })
+	c.run("another board takes the name of one that is dead", func(t *testing.T) { c.deadBoard(n1, c.nodes[1], n4) })
+}
+
+// newToken makes a token, for which there is one more argument or none.
+func (c *cluster) newToken(on *node, args ...string) string {
+	c.t.Helper()
+	var token string
+	// An arbiter that has just been elected may be asked in vain once.
+	ok(c.t, hosts.Until(within(c.t, time.Minute), "a token", func(ctx context.Context) error {
+		out, err := on.Run(ctx, append([]string{"relevo", "token", "create"}, args...)...)
+		if m := joinLine.FindStringSubmatch(out); m != nil {
+			token = m[1]
+		} else if err == nil {
+			err = fmt.Errorf("no token in %q", out)
 		}
 		return err
 	}))
+	return token
+}
+
+// removed waits until a host says that it was removed, to who asks it and to who asks systemd,
+// by whom, and that its agent is up and was not started again and again.
+func (c *cluster) removed(n *node, by string) {
+	c.t.Helper()
+	ok(c.t, hosts.Until(within(c.t, time.Minute), n.Name+" to say that it was removed", func(ctx context.Context) error {
+		s, err := n.status(ctx)
+		if err == nil && s.Removed == nil {
+			err = fmt.Errorf("it says %+v", s.Problems)
+		}
+		return err
+	}))
+	ctx := within(c.t, 20*time.Second)
+	shown, err := n.Run(ctx, "systemctl", "show", "-p", "ActiveState,NRestarts,StatusText", "relevo.service")
+	ok(c.t, err)
+	c.t.Log(shown)
+	for _, want := range []string{"ActiveState=active", "NRestarts=0", "this host was removed from the cluster home by " + by + " on 20", "relevo join TOKEN"} {
+		if !strings.Contains(shown, want) {
+			c.t.Errorf("systemd shows no %q: %s", want, shown)
+		}
+	}
+}
+
+// members waits until all of some hosts see so many that are alive.
+func (c *cluster) members(alive int, on ...*node) {
+	c.t.Helper()
+	for _, n := range on {
+		ok(c.t, hosts.Until(within(c.t, time.Minute), fmt.Sprintf("%d members", alive), func(ctx context.Context) error {
+			var m api.Members
+			if err := n.ask(ctx, &m, "members"); err != nil {
+				return err
+			}
+			got := 0
+			for _, x := range m.Members {
+				if x.Status == "alive" {
+					got++
+				}
+			}
+			if got != alive {
+				return fmt.Errorf("%s: %+v", n.Name, m.Members)
+			}
+			return nil
+		}))
+	}
+}
+
+// removedBoard: it is alive, and not in our hands any more; then it is again.
+func (c *cluster) removedBoard(on, board *node) {
+	c.t.Helper()
+	ctx := within(c.t, 2*time.Minute)
+	_, err := on.Run(ctx, "relevo", "remove", board.Name, "--force", "--why", "lent")
+	ok(c.t, err)
+	c.removed(board, "root@"+on.Name)
+	_, err = board.Run(ctx, "systemctl", "restart", "relevo.service") // which ends: it is ready
+	ok(c.t, err)
+	c.removed(board, "root@"+on.Name)
+	if journal, err := board.Journal(ctx, "relevo.service"); err != nil || strings.Count(journal, "this host was removed from the cluster home by") != 2 {
+		c.t.Errorf("not one line a start: %v\n%s", err, journal)
+	}
+	_, err = board.typed(ctx, "relevo join "+c.newToken(on))
+	ok(c.t, err)
+	c.members(3, on, board)
+}
+
+// deadBoard: a new board takes the place of one that lost its power for good; should the old
+// one be seen again, it takes no part.
+func (c *cluster) deadBoard(on, dead, board *node) {
+	c.t.Helper()
+	ctx := within(c.t, 3*time.Minute)
+	ok(c.t, dead.PowerCut(ctx))
+	_, err := board.typed(ctx, "relevo join --node "+dead.Name+" "+c.newToken(on))
+	if err == nil || !strings.Contains(err.Error(), "called "+dead.Name+" already") {
+		c.t.Errorf("a name is taken with a common token: %v", err)
+	}
+	token := c.newToken(on, "--replace", dead.Name)
+	ok(c.t, hosts.Until(ctx, dead.Name+" to be missed", func(ctx context.Context) error {
+		_, err := board.typed(ctx, "relevo join --node "+dead.Name+" "+token)
+		return err
+	}))
+	c.members(3, on, board)
+	ok(c.t, dead.Boot(within(c.t, time.Minute)))
+	c.removed(dead, "root@"+on.Name)
+	c.members(3, on, board)
 }

@@ -146,7 +146,7 @@ func TestOrders(t *testing.T) {
 				lost = n
 			}
 		}
-		if _, err := n4.Run(within(t, 10*time.Second), "relevo", "remove", s.Master.Node); err == nil || !strings.Contains(err.Error(), "is alive") {
+		if _, err := n4.Run(within(t, 10*time.Second), "relevo", "remove", s.Master.Node); err == nil || !strings.Contains(err.Error(), "is the master, and it is alive: `relevo switchover` hands over") {
 			t.Errorf("remove of the living master: %v", err)
 		}
 		ok(t, hosts.Until(within(t, time.Minute), "the failure to be known", func(ctx context.Context) error {
@@ -172,6 +172,7 @@ func TestOrders(t *testing.T) {
 			}
 			return err
 		}))
+		c.removed(lost, "root@n4")
 		var ms api.Members
 		ok(t, n4.ask(within(t, 10*time.Second), &ms, "members"))
 		for _, m := range ms.Members {

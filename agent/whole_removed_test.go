@@ -1,0 +1,155 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/member"
+	"relevo.dev/relevo/agent/peer"
+)
+
+// says is what the agent of a host that was removed answers; "" = it does not know yet.
+func (h *testHost) says() string {
+	x := h.agent.gone.Load()
+	if x == nil {
+		return ""
+	}
+	s, err := (&outcast{*x, h.agent}).Status(h.w.t.Context())
+	if err != nil || s.Removed == nil || len(s.Problems) != 1 || s.Problems[0].Severity != api.Critical {
+		h.w.t.Fatalf("%+v, %v", s, err)
+	}
+	return s.Problems[0].What
+}
+
+// TestWholeRemoved: a host that was removed says by whom, whether it was alive then or comes
+// back later; it stays so over a restart, and joins again with a token.
+func TestWholeRemoved(t *testing.T) {
+	founded(t, "n1 n2 v3 m4", func(t *testing.T, w *world) {
+		n1, n2, m4 := w.host("n1"), w.host("n2"), w.host("m4")
+		w.steady("n1", 1)
+		w.enrolled(4)
+		m4.crash()
+		w.until(time.Minute, "m4 is missed", func() bool { m, _ := n1.agent.member("m4"); return m.Status == member.Failed })
+		for _, name := range []string{"m4", "n2"} {
+			if _, err := n1.order(api.Order{Verb: api.VerbRemove, To: name, Force: true, Why: "sold"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		liar, _ := foundCluster(t)
+		fake := w.statement(n2, filepath.Join(liar, "pki"))
+		if x, err := n2.agent.believe(fake); err == nil {
+			t.Errorf("another CA's word is taken: %+v", x)
+		}
+		old := w.statement(n2, n1.cfg.Peer.PKIDir)
+		if _, err := n2.agent.believe(old); err != nil {
+			t.Errorf("the CA's word: %v", err)
+		}
+		// Gossip has not missed it yet.
+		w.until(time.Minute, "n2 may come back at once", func() bool { return n1.agent.roll().gone("n2") })
+		tok := w.token("n1", api.TokenSpec{})
+		if _, err := n2.joins(tok, "n2", "n1"); err != nil {
+			t.Errorf("n2 is not let in again: %v", err)
+		}
+		m4.boot()
+		for _, h := range []*testHost{n2, m4} {
+			w.until(time.Minute, h.name+" says that it was removed", func() bool { return h.says() != "" })
+			if got := h.says(); !strings.Contains(got, "was removed from the cluster home by ann@n1 on 2000-01-01 00:0") || !strings.Contains(got, "(sold)") {
+				t.Errorf("%s: %s", h.name, got)
+			}
+		}
+		n2.shutdown() // not with an error
+		n2.boot()
+		if got := n2.gone(); got == "" || n2.agent.port != nil {
+			t.Errorf("after a restart: %q, or it takes part", got)
+		}
+		time.Sleep(time.Minute)
+		n2.shutdown()
+		n2.enters(tok, "n1")
+		w.until(2*time.Minute, "n2 is a member again", func() bool {
+			m, _ := n1.agent.member("n2")
+			return m.Status == member.Alive && n2.meets(n1) == nil && n1.meets(n2) == nil
+		})
+		w.ready("n1", 1)
+		if n2.agent.gone.Load() != nil {
+			t.Error("n2 believes that it was removed")
+		}
+		if x, err := n2.agent.believe(old); err == nil {
+			t.Errorf("what was said of its former key is taken: %+v", x)
+		}
+	})
+}
+
+// statement is what a voter with the CA's key in a folder would say of a host.
+func (w *world) statement(h *testHost, pki string) peer.Verdict {
+	w.t.Helper()
+	ca, err := peer.LoadAuthority(pki)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b, err := json.Marshal(removal{Node: h.name, Key: h.agent.id.KeySum()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return peer.Verdict{Statement: b, Sig: ca.Sign(removalKind, b)}
+}
+
+// gone is what was known at the start.
+func (h *testHost) gone() string {
+	x, err := h.agent.wasRemoved()
+	if err != nil || x == nil {
+		return ""
+	}
+	return x.text("home")
+}
+
+// TestWholeRemovedMaster: a master that was cut off while the cluster was paused goes on
+// without an end; if it was removed meanwhile, it ends when it hears of it.
+func TestWholeRemovedMaster(t *testing.T) {
+	founded(t, "n1 n2 v3 v4", func(t *testing.T, w *world) {
+		n1, n2 := w.host("n1"), w.host("n2")
+		w.steady("n1", 1)
+		w.enrolled(4)
+		if _, err := n2.order(api.Order{Verb: api.VerbPause}); err != nil {
+			t.Fatal(err)
+		}
+		w.until(time.Minute, "n1 knows of the pause", func() bool { return n1.leased() > 1<<60 })
+		w.isolate(n1, true)
+		w.until(time.Minute, "n1 is missed", func() bool { m, _ := n2.agent.member("n1"); return m.Status == member.Failed })
+		w.until(time.Minute, "n1 is removed", func() bool {
+			_, err := n2.order(api.Order{Verb: api.VerbRemove, To: "n1", Why: "sold"})
+			return err == nil || n2.agent.roll().gone("n1")
+		})
+		time.Sleep(time.Minute)
+		if w.master() != "n1" {
+			t.Fatal("n1 does not go on: this proves nothing")
+		}
+		w.isolate(n1, false)
+		w.until(time.Minute, "n1 has heard of it", func() bool { return n1.says() != "" })
+		w.until(time.Minute, "n1 has ended its control plane", func() bool { return w.master() == "" })
+		w.until(time.Minute, "n1 has no lease", func() bool { return n1.leased() == 0 })
+	})
+}
+
+// A statement that is about somebody else, or about a key that this host had before, says
+// nothing of this host.
+func FuzzRemoval(f *testing.F) {
+	key := make([]byte, 32)
+	b, err := json.Marshal(removal{"n2", key, "ann@n1", "sold", time.Unix(1, 0).UTC()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range []string{string(b), `{"node":"n3"}`, `{"node":"n2","key":"AAAA"}`, `{}`, `null`, `[`, `{"node":"n2","key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","by":"\u001b[2J"}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		x, err := parseRemoval(b, "n2", key)
+		if err == nil && (x.Node != "n2" || !bytes.Equal(x.Key, key) || strings.ContainsAny(x.text("home"), "\x1b\n")) {
+			t.Errorf("%q is taken for %+v", b, x)
+		}
+	})
+}
