@@ -68,7 +68,7 @@ func TestTagsFit(t *testing.T) {
 	tags := map[string]string{
 		tagVersion: strings.Repeat("v", 64), tagPeerPort: "65535", tagCandidate: "1", tagVoter: "1", tagRole: "standby",
 		tagTerm: "18446744073709551615", tagMachine: strings.Repeat("f", 16), tagAPI: "255.255.255.255:65535",
-		tagHealth: strings.Repeat("x", health.MaxDigest), tagCatalog: strings.Repeat("x", 32), tagCloudy: "255.255.255.255:65535", tagTrust: "18446744073709551615", "another": strings.Repeat("x", room),
+		tagHealth: strings.Repeat("x", health.MaxDigest), tagCatalog: strings.Repeat("x", 32), tagCloudy: "255.255.255.255:65535", tagTrust: "18446744073709551615", tagCopy: "fresh", "another": strings.Repeat("x", room),
 	}
 	if _, err := member.New(member.Config{Node: "n1", Keys: [][]byte{make([]byte, 16)}, Tags: tags, Log: slog.New(slog.DiscardHandler)}); err != nil {
 		t.Error(err)

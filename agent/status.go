@@ -244,10 +244,19 @@ func (a *agent) Members(context.Context) (api.Members, error) {
 		out.Members = append(out.Members, api.Member{
 			Node: m.Node, Address: net.JoinHostPort(m.Addr, strconv.Itoa(m.Port)), Status: string(m.Status), Role: api.Role(cmp.Or(m.Tags[tagRole], "member")),
 			Voter: voters[m.Node], Arbiter: m.Node == arbiter, Candidate: m.Tags[tagCandidate] != "", Version: m.Tags[tagVersion], Since: a.seen.since(m.Node).UTC(),
-			Conditions: gossiped(m),
+			Conditions: gossiped(m), Copy: gossipedCopy(m),
 		})
 	}
 	return out, nil
+}
+
+// gossipedCopy reads a tag that anybody may have made.
+func gossipedCopy(m member.Member) api.CopyAge {
+	switch age := api.CopyAge(m.Tags[tagCopy]); age {
+	case api.CopyFresh, api.CopyLate, api.CopyStale:
+		return age
+	}
+	return ""
 }
 
 // History is the story of the mastership.

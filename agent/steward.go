@@ -19,6 +19,7 @@ import (
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/member"
 	"relevo.dev/relevo/agent/quorum"
+	"relevo.dev/relevo/agent/replica"
 	"relevo.dev/relevo/agent/takeover"
 	"relevo.dev/relevo/health"
 )
@@ -45,6 +46,7 @@ const (
 	tagHealth    = "h" // health.Digest: which conditions hold
 	tagCatalog   = "s" // names the list of this host's services
 	tagCloudy    = "y" // address:port of this host in Cloudy's ring
+	tagCopy      = "l" // api.CopyAge of a standby
 )
 
 func (a *agent) tags() map[string]string {
@@ -55,6 +57,9 @@ func (a *agent) tags() map[string]string {
 	}
 	if a.cfg.Candidate != nil {
 		t[tagCandidate] = "1"
+	}
+	if a.host != nil && a.role() == api.RoleStandby {
+		t[tagCopy] = string(copyAge(a.host.Follower.Position(), a.clock(), a.live.Load().MaxLag))
 	}
 	if a.cfg.Voter {
 		t[tagVoter] = "1"
@@ -69,6 +74,18 @@ func (a *agent) tags() map[string]string {
 		t[tagTrust] = strconv.FormatUint(n, 10)
 	}
 	return t
+}
+
+// copyAge is coarse, since tags are gossip: nobody wants to hear of each second. A stream
+// that is idle says every second or two that the copy has everything.
+func copyAge(pos replica.Position, now lease.Time, maxLag time.Duration) api.CopyAge {
+	switch lag := now - pos.FreshAt; {
+	case !pos.Complete || pos.FreshAt == 0 || lag > maxLag:
+		return api.CopyStale
+	case lag > max(5*time.Second, maxLag/2):
+		return api.CopyLate
+	}
+	return api.CopyFresh
 }
 
 // joinAddrs are the addresses at which members may be: configured, and found by

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/controlplane"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/member"
 	"relevo.dev/relevo/agent/quorum"
@@ -216,6 +217,9 @@ func (a *agent) targetChecks(ctx context.Context, from string, in targetRequest)
 	} else {
 		add(api.Checked("version", nil, "relevo "+in.Version+" on both", ""))
 	}
+	if a.host.Inspector != nil {
+		add(a.programsCheck(from))
+	}
 	if c, ok := a.host.ControlPlane.(unitChecker); ok {
 		add(api.Checked("units", c.Check(ctx), "systemd knows every unit of the control plane", "install them as on "+from))
 	}
@@ -233,6 +237,28 @@ func (a *agent) targetChecks(ctx context.Context, from string, in targetRequest)
 		add(blockedCheck(ctx, a.host.Blocked))
 	}
 	return out, nil
+}
+
+// programsCheck tells what would run here, beside what runs on the master: k3s, or kine and
+// the API server.
+func (a *agent) programsCheck(from string) api.Check {
+	a.inspected.mu.Lock()
+	own, master := a.inspected.facts, a.inspected.master
+	a.inspected.mu.Unlock()
+	c := api.Check{Check: "programs", Result: api.CheckUnknown, What: "what " + from + " runs is not known here yet", Do: "this is asked within a minute"}
+	if master.Node != from || len(own.Programs) == 0 {
+		return c
+	}
+	c = api.Check{Check: "programs", Result: api.CheckOK, What: own.ProgramsAnd(from, master.Facts)}
+	for _, f := range controlplane.Skew(own, master.Facts) {
+		switch { // it names the versions, too
+		case f.Blocks:
+			return api.Check{Check: "programs", Result: api.CheckWrong, What: f.What, Do: f.Do}
+		case c.Result == api.CheckOK:
+			c.Result, c.What, c.Do = api.CheckWarning, f.What, f.Do
+		}
+	}
+	return c
 }
 
 // healthCheck: a board that could not stay the master does not become it.

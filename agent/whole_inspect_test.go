@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/controlplane"
 )
 
@@ -67,6 +68,18 @@ func TestWholeSkew(t *testing.T) {
 			}
 			return false
 		})
+		// A dry run tells both versions, whoever is asked for.
+		for to, want := range map[string]string{
+			"n2": "wrong kube-apiserver v1.33.9 here, v1.34.1 on the master: an older one must not take over",
+			"n3": "warning kube-apiserver v1.35.0 here, v1.34.1 on the master: a failover to this host is an upgrade",
+		} {
+			d, err := order(w, "v4", api.Order{Verb: api.VerbSwitchover, To: to, DryRun: true})
+			if err != nil || d.Plan == nil || !slices.ContainsFunc(d.Plan.Checks, func(c api.Check) bool {
+				return c.Check == "programs" && strings.HasPrefix(string(c.Result)+" "+c.What, want)
+			}) {
+				t.Errorf("to %s: %+v, %v", to, d.Plan, err)
+			}
+		}
 		// Only the old one is there when the master is lost: nobody is promoted.
 		n3.crash()
 		n1.crash()

@@ -65,6 +65,15 @@ func order(w *world, by string, o api.Order) (api.Done, error) {
 	return w.host(by).agent.Do(w.t.Context(), o)
 }
 
+// hasCopy waits until gossip tells how old the copy of a host is.
+func (w *world) hasCopy(name string, want api.CopyAge) {
+	w.t.Helper()
+	w.until(time.Minute, "gossip to say that the copy of "+name+" is "+string(want), func() bool {
+		m, err := w.host("v4").agent.Members(w.t.Context())
+		return err == nil && slices.ContainsFunc(m.Members, func(m api.Member) bool { return m.Node == name && m.Copy == want })
+	})
+}
+
 // TestWholeSwitchover: checked before, proven after the stop, and nothing is lost.
 func TestWholeSwitchover(t *testing.T) {
 	founded(t, "n1 n2 n3 v4", func(t *testing.T, w *world) {
@@ -98,8 +107,10 @@ func TestWholeSwitchover(t *testing.T) {
 			t.Errorf("the history says %+v", h[len(h)-1])
 		}
 		w.ready("n3", 2)
+		w.hasCopy("n1", api.CopyFresh)
 		// Nowhere to go, and the reasons: each is found before anything stops.
 		n1.frozenCopy()
+		w.hasCopy("n1", api.CopyStale)
 		if _, err := w.host("n3").write(); err != nil {
 			t.Fatal(err)
 		}

@@ -163,9 +163,22 @@ type Member struct {
 	Version   string `json:"version,omitempty"`
 	// Since is when this agent saw the member reach Status.
 	Since time.Time `json:"since,omitzero"`
+	// Copy is how old the copy of a standby is, roughly, as it gossiped last.
+	Copy CopyAge `json:"copy,omitempty"`
 	// Conditions that hold, as the member gossiped last; the gravest first.
 	Conditions []health.Type `json:"conditions,omitempty"`
 }
+
+// CopyAge is how old a standby's copy of the datastore is, roughly: Standby has the seconds
+// and revisions.
+type CopyAge string
+
+// The ages.
+const (
+	CopyFresh CopyAge = "fresh" // it had all that the master had a moment ago
+	CopyLate  CopyAge = "late"  // more than 5 s ago, and than half of max_lag
+	CopyStale CopyAge = "stale" // more than max_lag ago, or there is none: not promoted by itself
+)
 
 // Services is what the cluster offers.
 type Services struct {

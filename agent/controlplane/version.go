@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -137,6 +139,21 @@ func parseVersion(s string) (r release, ok bool) {
 	r.major, _ = strconv.Atoi(m[1])
 	r.minor, _ = strconv.Atoi(m[2])
 	return r, r != release{}
+}
+
+// ProgramsAnd tells the versions of this host's programs, and those of another one where they
+// differ: "kine v0.17.5 on both, kube-apiserver v1.37.1 here and v1.37.2 on n1".
+func (f Facts) ProgramsAnd(node string, theirs Facts) string {
+	name := func(v string) string { return cmp.Or(v, "of an unknown version") }
+	var out []string
+	for _, p := range f.Programs {
+		if v := theirs.version(p.Name); v != p.Version {
+			out = append(out, fmt.Sprintf("%s %s here and %s on %s", p.Name, name(p.Version), name(v), node))
+		} else {
+			out = append(out, p.Name+" "+name(p.Version)+" on both")
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // Skew compares this host's programs with those of the master, whose API server runs as

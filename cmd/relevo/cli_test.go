@@ -60,7 +60,7 @@ func (f *fake) set(s api.Status, err error) {
 func (f *fake) Members(context.Context) (api.Members, error) {
 	return api.Members{Members: []api.Member{
 		{Node: "n1", Address: "10.77.0.1:7946", Status: "alive", Role: api.RoleMaster, Voter: true, Candidate: true, Version: "0.1.0", Since: now.Add(-51 * time.Hour)},
-		{Node: "n2", Address: "10.77.0.2:7946", Status: "failed", Role: api.RoleStandby, Voter: true, Candidate: true, Version: "0.1.0", Since: now.Add(-90 * time.Second), Conditions: []health.Type{health.UnderVoltage, health.Hot}},
+		{Node: "n2", Address: "10.77.0.2:7946", Status: "failed", Role: api.RoleStandby, Voter: true, Candidate: true, Version: "0.1.0", Since: now.Add(-90 * time.Second), Conditions: []health.Type{health.UnderVoltage, health.Hot}, Copy: api.CopyStale},
 		{Node: "n4", Address: "10.77.0.4:7946", Status: "alive", Role: api.RoleVoter, Voter: true, Arbiter: true},
 	}}, f.err
 }

@@ -29,6 +29,10 @@ func showMembers(p *page, m api.Members) {
 		if n.Role == api.RoleMaster {
 			role.colour = bold
 		}
+		if n.Copy != "" && n.Copy != api.CopyFresh {
+			role.text += ", " + string(n.Copy)
+			role.colour = yellow
+		}
 		rows = append(rows, []span{{text: n.Node}, role, status, {text: vote}, {text: n.Address}, {text: dash(n.Version)}, {text: dash(p.ago(n.Since))}, {yellow, words(n.Conditions)}})
 	}
 	p.table([]string{"NODE", "ROLE", "STATUS", "VOTE", "ADDRESS", "VERSION", "SINCE", "CONDITIONS"}, rows)

@@ -44,12 +44,15 @@ func TestSwitchover(t *testing.T) {
 		out, err := n4.Run(within(t, time.Minute), "relevo", "switchover", "--dry-run", "--to", "n2")
 		t.Logf("%s", out)
 		ok(t, err)
-		for _, check := range []string{"quorum", "pause", "master", "standby", "data", "identity", "version", "units", "space", "certificates", "health", "virtual IP", "inhibitors"} {
+		for _, check := range []string{"quorum", "pause", "master", "standby", "data", "identity", "version", "programs", "units", "space", "certificates", "health", "virtual IP", "inhibitors"} {
 			if !slices.ContainsFunc(strings.Split(out, "\n"), func(l string) bool {
 				return strings.HasPrefix(l, "ok      "+check) || check == "health" && strings.Contains(l, check)
 			}) {
 				t.Errorf("the check %q is not ok", check)
 			}
+		}
+		if !strings.Contains(out, "kine v") || !strings.Contains(out, "kube-apiserver v") {
+			t.Error("it does not tell the programs' versions")
 		}
 		// And what speaks against it is found.
 		_, err = c.node("n2").Run(within(t, 10*time.Second), "systemctl", "mask", "kine.service")
