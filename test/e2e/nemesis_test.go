@@ -213,7 +213,7 @@ func TestNemesis(t *testing.T) {
 	}
 	c := newCluster(t, options{extra: "max_failovers: 100\n"})
 	c.waitSteady(time.Minute)
-	start := c.descriptors(t)
+	start := c.footprints(t)
 	var acked int
 	term := uint64(0)
 	for i, f := range list {
@@ -242,9 +242,12 @@ func TestNemesis(t *testing.T) {
 		}
 		c.acknowledge(t)
 	}
-	for name, n := range c.descriptors(t) {
-		if n > start[name]+30 {
-			t.Errorf("the agent of %s has %d file descriptors, %d at the start", name, n, start[name])
+	c.waitSteady(time.Minute)
+	end := c.footprints(t)
+	t.Logf("files and goroutines: %v at the start, %v at the end", start, end)
+	for name, n := range end {
+		if n.files > start[name].files+30 || n.goroutines > start[name].goroutines+40 {
+			t.Errorf("the agent of %s has %d file descriptors and %d goroutines, %d and %d at the start", name, n.files, n.goroutines, start[name].files, start[name].goroutines)
 		}
 	}
 	t.Logf("%d faults, %d acknowledged writes, term %d", len(list), acked, term)
@@ -299,13 +302,21 @@ func (c *cluster) auditAll(t *testing.T, w *writer, before uint64, at api.Status
 	return s.Term
 }
 
-// descriptors counts what each agent has open.
-func (c *cluster) descriptors(t *testing.T) map[string]int {
-	out := map[string]int{}
+// footprint is what must not grow.
+type footprint struct{ files, goroutines int }
+
+// footprints counts what each agent has open, and its goroutines.
+func (c *cluster) footprints(t *testing.T) map[string]footprint {
+	out := map[string]footprint{}
 	for _, n := range c.nodes {
-		text, err := n.Script(within(t, 10*time.Second), `ls /proc/"$(systemctl show --property=MainPID --value relevo.service)"/fd | wc -l`)
+		text, err := n.Script(within(t, 10*time.Second), `ls /proc/"$(systemctl show --property=MainPID --value relevo.service)"/fd | wc -l
+curl -sf http://127.0.0.1:7948/metrics | grep '^go_goroutines ' | cut -d' ' -f2`)
 		ok(t, err)
-		out[n.Name], _ = strconv.Atoi(strings.TrimSpace(text))
+		var f footprint
+		if _, err := fmt.Sscan(text, &f.files, &f.goroutines); err != nil {
+			t.Fatalf("%s tells of itself %q: %v", n.Name, text, err)
+		}
+		out[n.Name] = f
 	}
 	return out
 }
