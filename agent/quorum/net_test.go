@@ -26,13 +26,14 @@ type network struct {
 	nodes map[string]*stream
 	cuts  map[[2]string]bool
 	held  map[[2]string]*hold
+	deaf  map[[2]string]int // how often the one dialled the other, which cannot be reached from there
 	conns map[*testConn]struct{}
 
 	delay func() time.Duration // of each message; nil = none. Set before the first node starts.
 }
 
 func newNetwork() *network {
-	return &network{nodes: map[string]*stream{}, cuts: map[[2]string]bool{}, held: map[[2]string]*hold{}, conns: map[*testConn]struct{}{}}
+	return &network{nodes: map[string]*stream{}, cuts: map[[2]string]bool{}, held: map[[2]string]*hold{}, deaf: map[[2]string]int{}, conns: map[*testConn]struct{}{}}
 }
 
 // hold keeps the first answer back until released, and lets no more requests out.
@@ -79,6 +80,9 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	peer := s.net.nodes[string(to)]
 	pair := [2]string{s.node, string(to)}
 	cut := peer == nil || s.net.cuts[pair] || s.net.cuts[[2]string{pair[1], pair[0]}]
+	if tries, ok := s.net.deaf[pair]; ok {
+		s.net.deaf[pair], cut = tries+1, true
+	}
 	s.net.mu.Unlock()
 	if cut {
 		return nil, fmt.Errorf("no way from %s to %s", s.node, to)
@@ -156,6 +160,30 @@ func (n *network) cut(on bool, as, bs []string) {
 			}
 		}
 	}
+}
+
+// deafen makes a node unreachable from another, or ends that.
+func (n *network) deafen(on bool, from, to string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	pair := [2]string{from, to}
+	if !on {
+		delete(n.deaf, pair)
+		return
+	}
+	n.deaf[pair] = 0
+	for c := range n.conns {
+		if c.pair == pair {
+			_ = c.Conn.Close()
+		}
+	}
+}
+
+// tried is how often the one dialled the other since that became unreachable.
+func (n *network) tried(from, to string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.deaf[[2]string{from, to}]
 }
 
 // holdBack holds the next answer that from gets from to.

@@ -18,6 +18,7 @@ type timings struct {
 	hold      time.Duration // another one's question before an election counts for so long
 	again     time.Duration // who was refused asks again after this
 	rpc       time.Duration // limit of one call between voters, dialling included
+	rest      time.Duration // who did not take the arbiter's office over is not asked again before
 }
 
 const (
@@ -42,6 +43,7 @@ func timingsFor(ttl time.Duration) (timings, error) {
 		hold:      ttl / 10,
 		again:     ttl / 40,
 		rpc:       max(ttl/4, time.Second),
+		rest:      transferRest,
 	}, nil
 }
 
