@@ -124,6 +124,11 @@ func Unpacked(ctx context.Context, out io.Writer, program, pkg string) (dir stri
 	if _, err := os.Stat(filepath.Join(dir, program)); err == nil {
 		return dir, nil
 	}
+	unlock, err := lock(ctx, aptLock)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	fmt.Fprintf(out, "taking %s out of the package %s\n", program, pkg)
 	const get = `set -e; rm -rf "$1.new"; mkdir -p "$1.new"; cd "$1.new"
 apt-get download -q "$2" || { apt-get update -q; apt-get download -q "$2"; }
@@ -153,6 +158,11 @@ func ensureTools(ctx context.Context, out io.Writer, tools map[string]string) er
 		return &SkipError{fmt.Sprintf("missing %s, and no apt-get to install %s",
 			strings.Join(names, ", "), strings.Join(want, ", "))}
 	}
+	unlock, err := lock(ctx, aptLock)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	fmt.Fprintf(out, "installing %s (apt-get)\n", strings.Join(want, ", "))
 	install := append([]string{"install", "-y", "-q", "--no-install-recommends"}, want...)
 	if _, err := apt(ctx, install...); err == nil {
@@ -167,6 +177,9 @@ func ensureTools(ctx context.Context, out io.Writer, tools map[string]string) er
 	}
 	return nil
 }
+
+// aptLock: apt-get does not wait for another one.
+const aptLock = "/run/lock/rlv-apt.lock"
 
 func apt(ctx context.Context, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, "apt-get", args...)
