@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,7 @@ func realHost(h HostConfig) (*Host, error) {
 		LeaseCommand: "/usr/bin/relevo lease held", DropInDir: "/etc/systemd/system", Log: h.Log,
 	})
 	source, follower, data := DataParts(h)
-	api := &kubeAPI{cfg: c.ControlPlane.API, node: h.Node, kubeNode: c.KubernetesNode}
+	api := &kubeAPI{cfg: c.ControlPlane.API, node: h.Node, kubeNode: cmp.Or(h.Config.Kubernetes.Node, h.Node)}
 	host := &Host{
 		ControlPlane: units, Data: data, Follower: follower, Source: source, Copy: follower,
 		Rehearse:  &hostRehearsal{cfg: h.Config, copy: follower.CopyPath(), id: follower.MirrorDir(), m: m},

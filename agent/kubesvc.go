@@ -225,9 +225,5 @@ func (a *agent) kubernetesPlace() kube.Place {
 
 // kubernetesNode is what Kubernetes calls this host.
 func (a *agent) kubernetesNode() string {
-	own := ""
-	if a.cfg.Candidate != nil {
-		own = a.cfg.Candidate.KubernetesNode
-	}
-	return cmp.Or(a.live.Load().Kubernetes.Node, own, a.cfg.Node)
+	return cmp.Or(a.live.Load().Kubernetes.Node, a.cfg.Node)
 }

@@ -18,9 +18,6 @@ func (d *decoder) finish(c *Config, hostname func() (string, error)) {
 	d.kubernetesAPI(c)
 	d.cloudy(c)
 	if c.Candidate != nil {
-		if c.Candidate.KubernetesNode == "" {
-			c.Candidate.KubernetesNode = c.Node
-		}
 		d.kind(c)
 		d.credentials(c)
 		d.paths(c)

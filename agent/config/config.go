@@ -124,12 +124,10 @@ type Candidate struct {
 	// 100, the highest is promoted first.
 	Priority int
 	// Never keeps a copy on this host, but it is promoted by a person only.
-	Never bool
-	// KubernetesNode is what Kubernetes calls this host. Default: Node.
-	KubernetesNode string
-	ControlPlane   ControlPlane
-	Replica        Replica
-	Rehearsal      Rehearsal
+	Never        bool
+	ControlPlane ControlPlane
+	Replica      Replica
+	Rehearsal    Rehearsal
 	// VIP is nil without a virtual IP.
 	VIP *VIP
 }

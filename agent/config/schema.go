@@ -85,7 +85,6 @@ func candidate(c *Candidate) []field {
 	return []field{
 		value("priority", integer(&c.Priority, -100, 100)),
 		value("never", boolean(&c.Never)),
-		value("kubernetes_node", orEmpty(&c.KubernetesNode, nodeName(&c.KubernetesNode))),
 		needSection("control_plane", func() []field {
 			return []field{
 				value("kind", oneOf(&cp.Kind, KindUnits, KindK3s)),

@@ -58,7 +58,6 @@ func (w *writer) candidate(c *Candidate) {
 	w.raw(0, "candidate", "")
 	w.raw(1, "priority", strconv.Itoa(c.Priority))
 	w.raw(1, "never", strconv.FormatBool(c.Never))
-	w.str(1, "kubernetes_node", c.KubernetesNode)
 	cp := c.ControlPlane
 	w.raw(1, "control_plane", "")
 	w.str(2, "kind", string(cp.Kind))
