@@ -149,6 +149,7 @@ type agent struct {
 	seenHere  observed
 	trust     trust
 	gone      atomic.Pointer[removal] // this host was removed; nil = not that it knows
+	near      atomic.Pointer[[]api.Neighbour]
 	handover  handover
 	failures  failures
 	handing   handOverTimer
@@ -448,6 +449,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.adopts(ctx) })
 	g.Go(func() error { return a.keepTrust(ctx) })
 	g.Go(func() error { return a.watchRemoval(ctx) })
+	g.Go(func() error { return a.watchNeighbours(ctx) })
 	g.Go(func() error { return a.services(ctx) })
 	g.Go(func() error { return a.catalog.Run(ctx) })
 	g.Go(func() error { return a.fileServices(ctx) })

@@ -147,6 +147,9 @@ func (a *agent) Doctor(ctx context.Context) (api.Doctor, error) {
 	if err := a.pool.Err(); err != nil {
 		d.Findings = append(d.Findings, api.Finding{Check: "names", Result: api.FindingWrong, What: err.Error(), Do: "two hosts of one name: rename one of them"})
 	}
+	if a.cfg.MDNS.Backend != "off" {
+		d.Findings = append(d.Findings, doctorNeighbours(a.nearby(), a.id.Cluster(), a.vip()))
+	}
 	if len(answers) == 0 {
 		d.Findings = append(d.Findings, api.Finding{Check: "ports", Result: api.FindingUnknown, What: "no other member is alive: nobody can try"})
 		return d, nil

@@ -81,10 +81,14 @@ func (a *agent) services(ctx context.Context) error {
 
 // ownServices are the agent's own.
 func (a *agent) ownServices() []catalog.Entry {
-	out := []catalog.Entry{{
+	agent := catalog.Entry{
 		ID: "agent", Name: a.cfg.Node, Type: relevoType, Description: "relevo agent of " + a.cfg.Node, Port: a.cfg.Peer.Port, Health: catalog.OK,
 		TXT: []string{"cluster=" + a.id.ClusterID(), "name=" + a.id.Cluster(), "gossip=" + strconv.Itoa(a.cfg.Gossip.Port), "role=" + string(a.role()), "version=" + a.opts.Version},
-	}}
+	}
+	if ip := a.vip(); ip.IsValid() {
+		agent.TXT = append(agent.TXT, textVIP+"="+ip.String())
+	}
+	out := []catalog.Entry{agent}
 	if c := a.cfg.Candidate; c != nil && a.phase() == lease.Master {
 		k := catalog.Entry{
 			ID: "kubernetes", Name: a.id.Cluster(), Type: kubernetesType, Description: "Kubernetes API of " + a.id.Cluster(), Health: catalog.OK,

@@ -25,7 +25,7 @@ import (
 func (a *agent) Status(ctx context.Context) (api.Status, error) {
 	answers, failed := a.askAll(ctx)
 	st := a.quorum.State()
-	s := api.Status{Cluster: a.id.Cluster(), ClusterID: a.id.ClusterID(), Node: a.cfg.Node, Version: a.opts.Version, Role: a.role(), Term: a.term.Load()}
+	s := api.Status{Cluster: a.id.Cluster(), ClusterID: a.id.ClusterID(), Node: a.cfg.Node, Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Neighbours: a.nearby()}
 	members := a.pool.Members()
 	alive := map[string]bool{}
 	for _, m := range members {
@@ -188,6 +188,7 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 			warn(node+": "+f.What, f.Check, f.Do)
 		}
 	}
+	out = append(out, tellNeighbours(s.Neighbours, a.id.Cluster(), a.vip())...)
 	if err := a.pool.Err(); err != nil {
 		critical("the pool of members is not in order", err.Error(), "two hosts of one name: rename one of them")
 	}

@@ -44,6 +44,8 @@ type Status struct {
 	// Removed is set if this very host was removed from the cluster: its agent then knows
 	// nothing else.
 	Removed *Removed `json:"removed,omitempty"`
+	// Neighbours are other clusters on the same network, as mDNS shows them to Node.
+	Neighbours []Neighbour `json:"neighbours,omitempty"`
 	// Problems are what a person should see to, the worst first. None = all is
 	// well.
 	Problems []Problem `json:"problems"`
@@ -125,6 +127,14 @@ type Removed struct {
 	By  string    `json:"by,omitempty"`
 	Why string    `json:"why,omitempty"`
 	At  time.Time `json:"at"` // by the cluster's clock
+}
+
+// Neighbour is another cluster; what it is called is its own word.
+type Neighbour struct {
+	Cluster   string   `json:"cluster"`
+	ClusterID string   `json:"cluster_id"`
+	Nodes     []string `json:"nodes"` // that announce it, as far as they are told
+	VIP       string   `json:"vip,omitempty"`
 }
 
 // Severity of a problem.

@@ -192,12 +192,13 @@ func okStatus() api.Status {
 func degradedStatus() api.Status {
 	return api.Status{
 		Cluster: "home", ClusterID: "5f2a9c0b1d3e4f60718293a4b5c6d7e8", Node: "n1", Version: "0.1.0", Role: api.RoleMaster, Term: 7,
-		Master:   &api.Master{Node: "n1", Term: 7, Since: now.Add(-30 * time.Second), API: "/readyz says etcd failed"},
-		Quorum:   api.Quorum{Voters: 3, Online: 1},
-		Failover: api.Failover{Why: []string{"no quorum: 1 of 3 voters is online", "no standby is ready"}},
-		Standbys: []api.Standby{{Node: "n2", Why: "not heard for 34s"}, {Node: "n3", Why: "the identity is incomplete", LagSeconds: ptr(4000.0)}},
-		VIP:      &api.VIP{Address: "10.77.0.100/24", Held: true, Interface: "eth0"},
-		Pause:    &api.Pause{Phase: "paused", By: "root", Why: "new switch", Since: now.Add(-3 * time.Minute)},
+		Master:     &api.Master{Node: "n1", Term: 7, Since: now.Add(-30 * time.Second), API: "/readyz says etcd failed"},
+		Quorum:     api.Quorum{Voters: 3, Online: 1},
+		Failover:   api.Failover{Why: []string{"no quorum: 1 of 3 voters is online", "no standby is ready"}},
+		Standbys:   []api.Standby{{Node: "n2", Why: "not heard for 34s"}, {Node: "n3", Why: "the identity is incomplete", LagSeconds: ptr(4000.0)}},
+		VIP:        &api.VIP{Address: "10.77.0.100/24", Held: true, Interface: "eth0"},
+		Pause:      &api.Pause{Phase: "paused", By: "root", Why: "new switch", Since: now.Add(-3 * time.Minute)},
+		Neighbours: []api.Neighbour{{Cluster: "shed\x1b", ClusterID: "0a1b2c3d4e5f", Nodes: []string{"p1", "p2"}, VIP: "192.168.1.251"}},
 		Problems: []api.Problem{
 			{Severity: api.Critical, What: "There is no quorum: 1 of 3 voters is online.", Why: "n2 and n3 do not answer since 34s.", Do: "Switch on n2 or n3; see `journalctl -u relevo` there."},
 			{Severity: api.Warning, What: "Failover is paused."},

@@ -27,6 +27,9 @@ type initFlags struct {
 	trustFlags
 	cluster, node, vip     string
 	voteOnly, yes, noStart bool
+	another                bool // though there is a cluster on this network
+	near                   []api.Neighbour
+	neighbours             func(ctx context.Context, backend string) []api.Neighbour
 	look                   func(root string) onboard.Found
 	survey                 func(ifname string) (onboard.Network, error)
 	whoHas                 func(ctx context.Context, ifname string, ip netip.Addr) (string, error)
@@ -36,7 +39,7 @@ type initFlags struct {
 }
 
 func newInitCommand(a *app) *cobra.Command {
-	f := initFlags{look: onboard.Look, survey: agent.Survey, whoHas: agent.WhoHas, systemd: systemdRuns}
+	f := initFlags{neighbours: lookForClusters, look: onboard.Look, survey: agent.Survey, whoHas: agent.WhoHas, systemd: systemdRuns}
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Found a cluster on this host",
@@ -45,7 +48,9 @@ func newInitCommand(a *app) *cobra.Command {
 			"free, makes the cluster's certificate authority, this host's certificate and the\n" +
 			"gossip key, writes a configuration if there is none, and starts the agent. A control\n" +
 			"plane that runs is adopted and goes on running.\n\n" +
-			"On a terminal it asks what it cannot know. Nothing that exists is overwritten.",
+			"On a terminal it asks what it cannot know. Nothing that exists is overwritten.\n\n" +
+			"If a cluster is announced on this network already, most people want to join that one:\n" +
+			"then nothing is founded, unless somebody says yes, or --another does. --yes does not.",
 		Example: "  sudo relevo init\n  sudo relevo init --yes --cluster home --vip 192.168.1.250",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -60,6 +65,7 @@ func newInitCommand(a *app) *cobra.Command {
 	cmd.Flags().StringVar(&f.node, "node", "", "`name` of this host in it (default: as configured, else the host name)")
 	cmd.Flags().StringVar(&f.vip, "vip", "", "virtual IP, the `address` that follows the master, or none (default: one that is free)")
 	cmd.Flags().BoolVar(&f.voteOnly, "vote-only", false, "this host votes, and never runs the control plane")
+	cmd.Flags().BoolVar(&f.another, "another", false, "found a cluster though there is one on this network")
 	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "ask nothing, take what is proposed")
 	cmd.Flags().BoolVar(&f.noStart, "no-start", false, "do not start the agent")
 	f.add(cmd, true)
@@ -112,6 +118,9 @@ func (f *initFlags) run(ctx context.Context, a *app) error {
 	if id, err := peer.Load(p.pki); err == nil && f.cluster == "" {
 		return fmt.Errorf("%w: %s in %s, by %s; `sudo relevo token create` lets others join", peer.ErrExists, id.Node(), id.Cluster(), p.pki)
 	}
+	if err := f.lookAround(ctx, p); err != nil {
+		return err
+	}
 	if p.existing == nil {
 		if err := f.propose(ctx, p); err != nil {
 			return err
@@ -148,7 +157,7 @@ func (f *initFlags) propose(ctx context.Context, p *place) error {
 	}
 	if f.cluster == "" && (f.yes || f.ask != nil) {
 		var err error
-		if f.cluster, err = f.question("Name of the cluster", "home", peer.ValidNode); err != nil {
+		if f.cluster, err = f.question("Name of the cluster", f.freeName("home"), f.nameFits); err != nil {
 			return err
 		}
 	}
@@ -204,6 +213,9 @@ func (f *initFlags) chooseVIP(ctx context.Context, found onboard.Found) (netip.P
 		if why := n.Fits(a); why != "" {
 			return fmt.Errorf("%s: %s", a, why)
 		}
+		if who := f.othersVIP(a); who != "" {
+			return fmt.Errorf("%s is taken: %s", a, who)
+		}
 		who, err := f.whoHas(ctx, n.Interface, a)
 		if err != nil {
 			return fmt.Errorf("%s: whether it is free cannot be seen: %w", a, err)
@@ -219,7 +231,12 @@ func (f *initFlags) chooseVIP(ctx context.Context, found onboard.Found) (netip.P
 		f.say("Agents and clients are told %s already.", proposal)
 	}
 	if proposal == "" {
-		free, err := n.Free(ctx, func(ctx context.Context, a netip.Addr) (string, error) { return f.whoHas(ctx, n.Interface, a) })
+		free, err := n.Free(ctx, func(ctx context.Context, a netip.Addr) (string, error) {
+			if who := f.othersVIP(a); who != "" {
+				return who, nil
+			}
+			return f.whoHas(ctx, n.Interface, a)
+		})
 		if err != nil {
 			f.say("No virtual IP: %v.", err)
 			return none, nil

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/onboard"
 )
@@ -93,6 +94,56 @@ func TestInitLooks(t *testing.T) {
 			}
 			if cfg.Cluster != c.cluster || (cfg.Candidate != nil) != c.candidate || vip != c.vip || !strings.Contains(out, c.says) {
 				t.Errorf("cluster %s, candidate %+v\n%s", cfg.Cluster, cfg.Candidate, out)
+			}
+		})
+	}
+}
+
+// TestInitBeside: a cluster that is there already is told, and not founded beside by accident.
+func TestInitBeside(t *testing.T) {
+	k3s := onboard.Found{Kind: onboard.K3sServer, What: "a k3s server on SQLite"}
+	home := []api.Neighbour{{Cluster: "home", ClusterID: "5f2a9c0b1d3e4f60", Nodes: []string{"n1", "n2"}, VIP: "192.168.1.250"}}
+	for name, c := range map[string]struct {
+		n       newcomer
+		fails   string
+		cluster string
+		vip     string
+	}{
+		"a person, who did not know":   {newcomer{answers: "\n"}, "nothing was founded: to enter home, run `sudo relevo token create` on n1", "", ""},
+		"a person, who knows":          {newcomer{answers: "maybe\nyes\n\n\n"}, "", "home2", "192.168.1.249/24"},
+		"the same name, typed":         {newcomer{answers: "yes\nhome\nshed\n192.168.1.250\n192.168.1.9\n"}, "", "shed", "192.168.1.9/24"},
+		"--yes":                        {newcomer{flags: initFlags{yes: true}}, "--another", "", ""},
+		"a script":                     {newcomer{flags: initFlags{cluster: "shed"}}, "--another", "", ""},
+		"--another":                    {newcomer{flags: initFlags{yes: true, another: true}}, "", "home2", "192.168.1.249/24"},
+		"--another, the same name":     {newcomer{flags: initFlags{yes: true, another: true, cluster: "home"}}, "is on this network already", "", ""},
+		"--another, its virtual IP":    {newcomer{flags: initFlags{another: true, cluster: "shed", vip: "192.168.1.250"}}, "the virtual IP of the cluster home", "", ""},
+		"--another, no virtual IP":     {newcomer{flags: initFlags{another: true, cluster: "shed", vip: "none"}}, "", "shed", ""},
+		"a virtual IP that it is told": {newcomer{found: onboard.Found{VIP: netip.MustParseAddr("192.168.1.250")}, flags: initFlags{another: true, yes: true}}, "the virtual IP of the cluster home", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			vip := c.n.found.VIP
+			c.n.found = k3s
+			c.n.found.VIP = vip
+			c.n.flags.neighbours = func(context.Context, string) []api.Neighbour { return home }
+			cfg, out, err := c.n.init(t)
+			if !strings.Contains(out, "home (5f2a9c0b…) is on this network already, with n1, n2") {
+				t.Errorf("the neighbour is not told: %s", out)
+			}
+			if c.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), c.fails) {
+					t.Errorf("%v\n%s", err, out)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			got := ""
+			if cfg.Candidate != nil && cfg.Candidate.VIP != nil {
+				got = cfg.Candidate.VIP.Address.String()
+			}
+			if cfg.Cluster != c.cluster || got != c.vip {
+				t.Errorf("cluster %s with %s\n%s", cfg.Cluster, got, out)
 			}
 		})
 	}

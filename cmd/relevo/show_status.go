@@ -169,6 +169,9 @@ func facts(p *page, s api.Status) [][]span {
 		}
 		row("Pause", text)
 	}
+	for _, n := range s.Neighbours {
+		row("Neighbour", fmt.Sprintf("the cluster %s (%.8s…) is on this network too", n.Cluster, n.ClusterID), strings.Join(n.Nodes, ", "))
+	}
 	id := s.ClusterID
 	if len(id) > 12 {
 		id = id[:12]

@@ -105,6 +105,7 @@ func TestJoin(t *testing.T) {
 			t.Errorf("%s: others may read %s (%v)", n.Name, out, err)
 		}
 	}
+	c.run("a second init on the same network", func(t *testing.T) { c.secondInit(n1, n4) })
 	c.run("a board that is removed says so, and joins again", func(t *testing.T) { c.removedBoard(n1, c.nodes[2]) })
 	c.run("another board takes the name of one that is dead", func(t *testing.T) { c.deadBoard(n1, c.nodes[1], n4) })
 }
@@ -169,6 +170,43 @@ func (c *cluster) members(alive int, on ...*node) {
 			return nil
 		}))
 	}
+}
+
+// secondInit: a cluster is founded beside another only on purpose, and then both say so. The
+// host forgets it again.
+func (c *cluster) secondInit(first, second *node) {
+	c.t.Helper()
+	ctx := within(c.t, 2*time.Minute)
+	_, err := second.typed(ctx, "relevo init --yes")
+	if err == nil || !strings.Contains(err.Error(), "is on this network already, with n") || !strings.Contains(err.Error(), "nothing was founded") {
+		c.t.Errorf("a second cluster is founded by mistake: %v", err)
+	}
+	if there, err := second.Run(ctx, "find", "/etc/relevo", "/var/lib/relevo", "-type", "f"); err != nil || there != "" {
+		c.t.Errorf("that left %q (%v)", there, err)
+	}
+	out, err := second.typed(ctx, "relevo init --yes --another --cluster shed --vote-only")
+	ok(c.t, err)
+	c.t.Log(out)
+	for n, other := range map[*node]string{first: "shed", second: "home"} {
+		ok(c.t, hosts.Until(ctx, n.Name+" to see the cluster "+other, func(ctx context.Context) error {
+			s, err := n.status(ctx)
+			if err == nil && (len(s.Neighbours) != 1 || s.Neighbours[0].Cluster != other) {
+				err = fmt.Errorf("it sees %+v", s.Neighbours)
+			}
+			return err
+		}))
+		var found []api.Finding
+		ok(c.t, n.ask(ctx, &found, "doctor"))
+		for _, f := range found {
+			if f.Check == "other clusters" {
+				c.t.Logf("%s: %+v", n.Name, f)
+			}
+		}
+	}
+	c.members(3, first)
+	c.members(1, second)
+	_, err = second.Script(ctx, "systemctl disable --now relevo.service; rm -rf /etc/relevo/* /var/lib/relevo/*")
+	ok(c.t, err)
 }
 
 // removedBoard: it is alive, and not in our hands any more; then it is again.

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"relevo.dev/relevo/agent"
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/peer"
+)
+
+// lookFor is how long `relevo init` looks for clusters that are there already: an agent
+// answers within a fraction of a second.
+const lookFor = 3 * time.Second
+
+func lookForClusters(ctx context.Context, backend string) []api.Neighbour {
+	ctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
+	return agent.Neighbours(ctx, backend)
+}
+
+// lookAround looks whether somebody has run init on this network before: two clusters are
+// founded by mistake more often than not.
+func (f *initFlags) lookAround(ctx context.Context, p *place) error {
+	backend := string(config.BackendAuto)
+	if p.existing != nil {
+		backend = string(p.existing.MDNS.Backend)
+	}
+	if f.neighbours == nil || backend == string(config.BackendOff) {
+		return nil
+	}
+	f.near = f.neighbours(ctx, backend)
+	name := f.cluster
+	if name == "" && p.existing != nil {
+		name = p.existing.Cluster
+	}
+	if len(f.near) == 0 {
+		return nil
+	}
+	for _, n := range f.near {
+		f.say("The cluster %s (%.8s…) is on this network already, with %s.", clean(n.Cluster), clean(n.ClusterID), clean(strings.Join(n.Nodes, ", ")))
+	}
+	first := f.near[0]
+	instead := fmt.Sprintf("to enter %s, run `sudo relevo token create` on %s, and `sudo relevo join TOKEN` here", clean(first.Cluster), clean(first.Nodes[0]))
+	if !f.another {
+		if f.ask == nil {
+			return fmt.Errorf("nothing was founded: %s; to found a cluster beside it, use --another", instead)
+		}
+		f.say("  Most often that is the one to enter: %s.", strings.TrimPrefix(instead, "to enter "+clean(first.Cluster)+", "))
+		answer, err := f.question("Found another cluster beside it", "no", yesOrNo)
+		if err != nil {
+			return err
+		}
+		if !isYes(answer) {
+			return fmt.Errorf("nothing was founded: %s", instead)
+		}
+	}
+	if name != "" {
+		return f.nameFits(name)
+	}
+	return nil
+}
+
+func isYes(s string) bool { return strings.EqualFold(s, "yes") || strings.EqualFold(s, "y") }
+
+func yesOrNo(s string) error {
+	if !isYes(s) && !strings.EqualFold(s, "no") && !strings.EqualFold(s, "n") {
+		return errors.New("yes or no?")
+	}
+	return nil
+}
+
+// nameFits refuses the name of a neighbour: nobody could tell the two apart.
+func (f *initFlags) nameFits(name string) error {
+	for _, n := range f.near {
+		if n.Cluster == name {
+			return fmt.Errorf("a cluster called %s is on this network already: give this one another name, with --cluster", name)
+		}
+	}
+	return peer.ValidNode(name)
+}
+
+// freeName is a name that no neighbour has.
+func (f *initFlags) freeName(name string) string {
+	for i, try := 2, name; ; i++ {
+		if f.nameFits(try) == nil {
+			return try
+		}
+		try = fmt.Sprintf("%s%d", name, i)
+	}
+}
+
+// othersVIP says whose virtual IP an address is; it may have no master at the moment, and
+// then nobody answers for it. "" = no neighbour's.
+func (f *initFlags) othersVIP(a netip.Addr) string {
+	for _, n := range f.near {
+		if n.VIP == a.String() {
+			return "it is the virtual IP of the cluster " + n.Cluster
+		}
+	}
+	return ""
+}
