@@ -303,7 +303,7 @@ func (a *agent) steward(ctx context.Context) error {
 			a.seenHere.note("gossip: %s is %s", m.Node, m.Status)
 			a.loop.post(ctx, lease.Gossiped{Node: m.Node, Alive: m.Status == member.Alive})
 		}
-		a.tend(ctx)
+		a.tend(ctx, members, a.seen.since)
 		if !ready && a.Ready(ctx) == nil {
 			ready = true
 			a.log.Info("this host is a member")
@@ -366,7 +366,8 @@ func (s *seenMembers) since(node string) time.Time {
 }
 
 // tend is the arbiter's housekeeping: who votes, and where the arbiter sits.
-func (a *agent) tend(ctx context.Context) {
+// members is the pool, since when each is what it is.
+func (a *agent) tend(ctx context.Context, members []member.Member, since func(node string) time.Time) {
 	if !a.quorum.IsLeader() {
 		return
 	}
@@ -374,7 +375,7 @@ func (a *agent) tend(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	alive, left := a.standing(servers)
+	alive, left := a.standing(servers, members, since)
 	ctx, cancel := context.WithTimeout(ctx, 2*a.cfg.LeaseTTL)
 	defer cancel()
 	s := a.quorum.State()
@@ -394,7 +395,7 @@ func (a *agent) tend(ctx context.Context) {
 	best := ""
 	for _, sv := range servers {
 		m, ok := a.member(sv.Node)
-		if sv.Voter && ok && m.Status == member.Alive && sv.Node != a.cfg.Node && time.Since(a.seen.since(sv.Node)) > 2*a.cfg.LeaseTTL && a.quorum.MayTransferTo(sv.Node) {
+		if sv.Voter && ok && m.Status == member.Alive && sv.Node != a.cfg.Node && time.Since(since(sv.Node)) > 2*a.cfg.LeaseTTL && a.quorum.MayTransferTo(sv.Node) {
 			if best == "" || m.Tags[tagCandidate] == "" {
 				best = sv.Node
 			}

@@ -90,18 +90,18 @@ func news(servers []quorum.Server, m member.Member) bool {
 // standing is what is known of the members, for the plan of who votes: what gossip says
 // where it changes nothing, else only what the member itself said. left are those who said
 // goodbye, or were removed.
-func (a *agent) standing(servers []quorum.Server) (alive []quorum.Peer, left []string) {
+func (a *agent) standing(servers []quorum.Server, members []member.Member, at func(node string) time.Time) (alive []quorum.Peer, left []string) {
 	r := a.roll()
 	for _, s := range servers {
 		if r.gone(s.Node) {
 			left = append(left, s.Node)
 		}
 	}
-	for _, m := range a.pool.Members() {
-		since := time.Since(a.seen.since(m.Node))
+	for _, m := range members {
+		since := time.Since(at(m.Node))
 		switch {
 		case r.gone(m.Node):
-		case m.Status == member.Left && since > leftForGood && a.saidGoodbye(m.Node):
+		case m.Status == member.Left && since > leftForGood && (offGoodbye || a.saidGoodbye(m.Node)):
 			// For a while: who gets another address leaves for a moment, too.
 			left = append(left, m.Node)
 		case m.Status == member.Alive:
@@ -109,7 +109,7 @@ func (a *agent) standing(servers []quorum.Server) (alive []quorum.Peer, left []s
 				a.forgetGoodbye(m.Node)
 			}
 			p := quorum.Peer{Node: m.Node, WantsVoter: m.Tags[tagVoter] != "", Candidate: m.Tags[tagCandidate] != "", StableFor: since}
-			if news(servers, m) {
+			if !offWord && news(servers, m) {
 				w, ok := a.word(m.Node)
 				switch {
 				case ok && w.Leaving:
