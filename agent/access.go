@@ -26,20 +26,14 @@ const (
 
 // accessChange is what the arbiter is asked to agree on with the others.
 type accessChange struct {
-	Give   *quorum.Access `json:"give,omitempty"`
-	Revoke string         `json:"revoke,omitempty"`
-	By     string         `json:"by"`
+	Revoke string `json:"revoke"`
+	By     string `json:"by"`
 }
 
 // changeAccess is what the arbiter does, for itself or for another member.
 func (a *agent) changeAccess(ctx context.Context, from string, in accessChange) (empty, error) {
 	if !strings.HasSuffix(in.By, "@"+from) {
 		return empty{}, fmt.Errorf("an access of %q did not come from %s", in.By, from)
-	}
-	if in.Give != nil {
-		x := *in.Give
-		x.By = in.By
-		return empty{}, a.quorum.Apply(ctx, quorum.GiveAccess(x))
 	}
 	return empty{}, a.quorum.Apply(ctx, quorum.RevokeAccess(in.Revoke, in.By))
 }
@@ -70,24 +64,52 @@ func accessOut(x quorum.Access) api.Access {
 	return api.Access{Name: x.Name, Role: api.AccessRole(x.Role), Nodes: x.Nodes, Actions: x.Actions, Expires: x.Expires.UTC(), By: x.By, Created: x.At.UTC()}
 }
 
-// AccessCreate (api.Grants) signs the key, and lets the certificate in.
+// accessOrder asks the arbiter, which has the CA's key, for an access.
+type accessOrder struct {
+	Request api.AccessRequest `json:"request"`
+	By      string            `json:"by"`
+}
+
+// AccessCreate (api.Grants) has the key signed, and the certificate let in, by the arbiter.
 func (a *agent) AccessCreate(ctx context.Context, r api.AccessRequest) (api.AccessCreated, error) {
+	if err := a.checkAccess(r); err != nil {
+		return api.AccessCreated{}, err
+	}
+	if err := a.loop.awaitArbiter(ctx); err != nil {
+		return api.AccessCreated{}, fmt.Errorf("create the access %s: %w", r.Name, err)
+	}
+	out, err := toArbiter(ctx, a.loop, pathIssue, accessOrder{r, a.byOf(ctx)}, a.issueAccess)
+	if err != nil {
+		return out, fmt.Errorf("create the access %s: %w", r.Name, err)
+	}
+	out.Addresses = a.peerAddrs() // this member first: it was reached
+	return out, nil
+}
+
+// issueAccess is the arbiter's.
+func (a *agent) issueAccess(ctx context.Context, from string, in accessOrder) (api.AccessCreated, error) {
 	var out api.AccessCreated
+	r := in.Request
+	if !strings.HasSuffix(in.By, "@"+from) {
+		return out, fmt.Errorf("an access of %q did not come from %s", in.By, from)
+	}
 	if err := a.checkAccess(r); err != nil {
 		return out, err
+	}
+	if !a.quorum.IsLeader() {
+		return out, errNoArbiter
 	}
 	until := time.Now().Add(time.Duration(r.Seconds) * time.Second).UTC().Truncate(time.Second)
 	cert, ca, err := peer.IssueAccess(a.cfg.Peer.PKIDir, r.Name, r.PublicKey, until)
 	if err != nil {
-		return out, fmt.Errorf("create the access %s: %w", r.Name, err)
+		return out, fmt.Errorf("the arbiter, %s, cannot sign it: %w", a.cfg.Node, err)
 	}
-	x := quorum.Access{Name: r.Name, Serial: cert.SerialNumber.Text(16), Role: string(r.Role), Nodes: r.Nodes, Actions: r.Actions, Expires: until}
-	by := a.byOf(ctx)
-	if _, err := toArbiter(ctx, a.loop, pathAccess, accessChange{Give: &x, By: by}, a.changeAccess); err != nil {
-		return out, fmt.Errorf("create the access %s: %w", r.Name, err)
+	x := quorum.Access{Name: r.Name, Serial: peer.AccessSerial(cert), Role: string(r.Role), Nodes: r.Nodes, Actions: r.Actions, Expires: until, By: in.By, CA: quorum.CASum(ca.Raw)}
+	if err := a.quorum.Apply(ctx, quorum.GiveAccess(x)); err != nil {
+		return out, err
 	}
-	x.By, x.At = by, time.Now()
-	return api.AccessCreated{Access: accessOut(x), Cluster: a.id.Cluster(), CA: ca.Raw, Certificate: cert.Raw, Addresses: a.peerAddrs()}, nil
+	x.At = time.Now()
+	return api.AccessCreated{Access: accessOut(x), Cluster: a.id.Cluster(), CA: ca.Raw, Certificate: cert.Raw}, nil
 }
 
 func (a *agent) checkAccess(r api.AccessRequest) error {

@@ -284,7 +284,7 @@ func (a *agent) buildLoop() error {
 			a.turned.Store(int64(a.clock()))
 			a.notify.Pulse(next)
 		},
-		saw: a.seenHere.note, fence: a.switchOff, fenceLimit: func() time.Duration { return a.cfg.LeaseTTL/3 + a.live.Load().Fence.Timeout + 2*time.Second },
+		seek: a.seekArbiter, saw: a.seenHere.note, fence: a.switchOff, fenceLimit: func() time.Duration { return a.cfg.LeaseTTL/3 + a.live.Load().Fence.Timeout + 2*time.Second },
 		trouble: a.troubles, onFact: a.onFact, onPhase: a.onPhase, report: a.candidate, holds: a.handover.holds, drain: a.drain, ownRevision: a.ownRev.Load,
 	}
 	known, err := readKnown(a.knownPath())

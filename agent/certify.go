@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"relevo.dev/relevo/agent/peer"
@@ -16,15 +17,26 @@ type certifyReply struct {
 // renew asks for the next certificate when two thirds of this one's life are over.
 func (a *agent) renew(ctx context.Context) {
 	a.trust.mu.Lock()
-	late := time.Since(a.trust.renewed) >= renewAgain
+	again, outdated := renewAgain, a.id.Outdated()
+	if outdated {
+		again = trustTurn / 2 // all wait for this host
+	}
+	late := time.Since(a.trust.renewed) >= again
 	a.trust.mu.Unlock()
-	if !late || !a.id.Due(time.Now()) || !a.roll().has(a.cfg.Node, a.id.KeySum()) {
+	if !late || !a.id.Due(time.Now()) && !outdated || !a.roll().has(a.cfg.Node, a.id.KeySum()) {
 		return
 	}
 	a.trust.mu.Lock()
 	a.trust.renewed = time.Now()
 	a.trust.mu.Unlock()
 	err := error(errNoArbiter)
+	if cas, _, e := parseCAs(a.roll().CA); outdated && e == nil && len(cas) > 0 {
+		// Or the certificate would not be this host's after a restart.
+		if err := peer.WriteCAs(a.cfg.Peer.PKIDir, cas); err != nil {
+			a.complain("the certificate of this host is not renewed", err)
+			return
+		}
+	}
 	if ca, e := peer.LoadAuthority(a.cfg.Peer.PKIDir); e == nil {
 		err = a.id.Renew(a.cfg.Peer.PKIDir, a.id.Recertify(ca))
 	} else {
@@ -42,7 +54,7 @@ func (a *agent) renew(ctx context.Context) {
 		a.complain("the certificate of this host is not renewed", err)
 		return
 	}
-	a.log.Info("the certificate of this host is renewed", "until", a.id.Ends().Format(time.DateOnly))
+	a.log.Info("the certificate of this host is renewed", "until", a.id.Ends().Format(time.DateOnly), "ca", a.id.IssuedBy())
 }
 
 // certify gives a member its next certificate, on the same key.
@@ -59,15 +71,15 @@ func (a *agent) certify(ctx context.Context, from string, _ empty) (certifyReply
 	return certifyReply{der}, err
 }
 
-// keepCAKey fetches the CA's key if this host votes.
+// keepCAKey fetches the keys of the CAs that are believed, if this host votes.
 func (a *agent) keepCAKey(ctx context.Context) {
-	votes, has := a.isVoter(a.cfg.Node), peer.HasAuthority(a.cfg.Peer.PKIDir)
-	if !votes && has {
+	votes, have := a.isVoter(a.cfg.Node), a.caKeys()
+	if !votes && len(have) > 0 {
 		a.dropCAKey(ctx)
 		return
 	}
 	a.trust.voteless = time.Time{}
-	if !votes || has {
+	if !votes || !lacks(a.id.Believes(), have) {
 		return
 	}
 	for _, node := range a.voters(false) {
@@ -75,13 +87,22 @@ func (a *agent) keepCAKey(ctx context.Context) {
 		if a.ask(ctx, node, pathCAKey, empty{}, &k) != nil {
 			continue
 		}
-		if err := peer.KeepAuthority(a.cfg.Peer.PKIDir, k.Key); err != nil {
+		if err := peer.KeepAuthority(a.cfg.Peer.PKIDir, k.Keys...); err != nil {
 			a.complain("the CA's key from "+node+" is not kept", err)
 			continue
 		}
-		a.log.Info("this host votes, and keeps the CA's key now", "from", node)
-		return
+		if now := a.caKeys(); len(now) > len(have) {
+			a.log.Info("this host votes, and keeps the CA's key now", "from", node)
+			if have = now; !lacks(a.id.Believes(), have) {
+				return
+			}
+		}
 	}
+}
+
+// lacks says whether some of what is wanted is not there.
+func lacks(want, have []string) bool {
+	return slices.ContainsFunc(want, func(w string) bool { return !slices.Contains(have, w) })
 }
 
 // dropAfter is how long a host that keeps the CA's key has had no vote when it gives it up.
@@ -103,7 +124,7 @@ func (a *agent) dropCAKey(ctx context.Context) {
 	}
 	a.trust.voteless = time.Time{} // not asked again at once
 	var s rollState
-	if err := a.ask(ctx, arbiter, pathRollState, empty{}, &s); err != nil || !s.CAKey {
+	if err := a.ask(ctx, arbiter, pathRollState, empty{}, &s); err != nil || !slices.Contains(s.CAKeys, a.id.IssuingCA()) {
 		return
 	}
 	if err := peer.DropAuthority(a.cfg.Peer.PKIDir); err != nil {
@@ -114,7 +135,7 @@ func (a *agent) dropCAKey(ctx context.Context) {
 }
 
 type caKeyReply struct {
-	Key []byte `json:"key"` // PKCS #8
+	Keys [][]byte `json:"keys"` // PKCS #8; of two CAs, while the CA is changed
 }
 
 // giveCAKey gives the CA's key to another voter.
@@ -124,11 +145,10 @@ func (a *agent) giveCAKey(ctx context.Context, from string, _ empty) (caKeyReply
 	if cert == nil || !a.isVoter(from) || !a.roll().has(from, peer.KeySum(cert)) {
 		return caKeyReply{}, fmt.Errorf("%s is no voter", from)
 	}
-	ca, err := peer.LoadAuthority(a.cfg.Peer.PKIDir)
+	keys, err := peer.ExportAuthorities(a.cfg.Peer.PKIDir)
 	if err != nil {
 		return caKeyReply{}, fmt.Errorf("%s does not keep the CA's key", a.cfg.Node)
 	}
 	a.log.Warn("the CA's key goes to a voter", "node", from)
-	k, err := ca.Export()
-	return caKeyReply{k}, err
+	return caKeyReply{keys}, nil
 }

@@ -61,6 +61,7 @@ const (
 	pathReach    = "/v1/reach"
 	pathAudit    = "/v1/audit"
 	pathAccess   = "/v1/access"
+	pathIssue    = "/v1/access/issue"
 	pathProve    = "/v1/switchover/prove"
 	pathTarget   = "/v1/switchover/target"
 	pathReplica  = "/v1/replica/"
@@ -100,6 +101,7 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathNote, a.note)
 	handle(mux, pathOrder, a.order)
 	handle(mux, pathAccess, a.changeAccess)
+	handle(mux, pathIssue, a.issueAccess)
 	handle(mux, pathAudit, a.auditHere)
 	handle(mux, pathReach, a.reach)
 	handle(mux, pathProbe, a.probed)
@@ -181,7 +183,11 @@ func (l *loop) renew(ctx context.Context, from string, in renewRequest) (renewRe
 // toArbiter calls the arbiter, which may be this host.
 func toArbiter[In, Out any](ctx context.Context, l *loop, path string, in In, local func(ctx context.Context, from string, in In) (Out, error)) (Out, error) {
 	var out Out
-	switch to := l.quorum.Leader(); to {
+	to := l.quorum.Leader()
+	if to == "" && l.seek != nil {
+		to = l.seek(ctx)
+	}
+	switch to {
 	case "":
 		return out, errNoArbiter
 	case l.node:
@@ -206,7 +212,7 @@ func (l *loop) awaitArbiter(ctx context.Context) error {
 	defer cancel()
 	t := time.NewTicker(arbiterPause)
 	defer t.Stop()
-	for l.quorum.Leader() == "" {
+	for l.quorum.Leader() == "" && (l.seek == nil || l.seek(ctx) == "") {
 		select {
 		case <-ctx.Done():
 			return errNoArbiter

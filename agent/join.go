@@ -222,7 +222,7 @@ func (a *agent) createToken(ctx context.Context, o api.Order) (api.Done, error) 
 		}
 	}
 	t := peer.NewToken(a.id)
-	o.Token = &api.TokenSpec{TTL: ttl.Seconds(), Uses: spec.Uses, Node: spec.Node, Replace: spec.Replace, ID: t.ID(), Key: t.Public()}
+	o.Token = &api.TokenSpec{TTL: ttl.Seconds(), Uses: spec.Uses, Node: spec.Node, Replace: spec.Replace, ID: t.ID(), Key: t.Public(), CA: a.id.IssuingCA()}
 	d, err := toArbiter(ctx, a.loop, pathOrder, o, a.order)
 	if err == nil {
 		d.Token = t.String()
@@ -241,6 +241,9 @@ func (a *agent) orderToken(ctx context.Context, o api.Order, d api.Done) (api.Do
 	}
 	if o.Token == nil || len(o.Token.ID) != 8 || strings.Trim(o.Token.ID, "0123456789ABCDEFGHJKMNPQRSTVWXYZ") != "" {
 		return d, errors.New("the order holds no token")
+	}
+	if o.Token.CA != a.id.IssuingCA() {
+		return d, errors.New("the CA was changed a moment ago, and not all have followed: try again in some seconds")
 	}
 	until := time.Now().Add(min(time.Duration(o.Token.TTL*float64(time.Second)), maxTokenTTL)).UTC().Truncate(time.Second)
 	d.Text = fmt.Sprintf("good until %s", until.Format(time.RFC3339))

@@ -51,6 +51,7 @@ type loop struct {
 	guarded   bool        // PID 1's timer may be armed
 	calls     chan func() // run inside the loop, for view
 
+	seek        func(ctx context.Context) string // who is the arbiter, where raft does not tell; "" = nobody knows
 	saw         func(format string, args ...any) // for the timeline of `explain`
 	fence       func(ctx context.Context, f lease.Fence) error
 	fenceLimit  func() time.Duration

@@ -76,6 +76,8 @@ func (a *agent) order(ctx context.Context, from string, o api.Order) (api.Done, 
 		return a.orderRotate(ctx, o, d)
 	case api.VerbRemove:
 		return a.remove(ctx, o, d)
+	case api.VerbReplace:
+		return a.replace(ctx, o, d)
 	}
 	return d, fmt.Errorf("this agent does not know how to %q: is it older than the one that asks?", o.Verb)
 }

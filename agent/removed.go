@@ -67,12 +67,15 @@ func (a *agent) why(node string, key []byte) peer.Verdict {
 		return peer.Verdict{}
 	}
 	v := peer.Verdict{Removed: true}
-	ca, err := peer.LoadAuthority(a.cfg.Peer.PKIDir)
+	cas, err := peer.LoadAuthorities(a.cfg.Peer.PKIDir)
 	if err != nil {
 		return v // a voter can prove it
 	}
 	if b, err := json.Marshal(x); err == nil {
-		v.Statement, v.Sig = b, ca.Sign(removalKind, b)
+		v.Statement = b
+		for _, ca := range cas {
+			v.Sigs = append(v.Sigs, ca.Sign(removalKind, b))
+		}
 	}
 	return v
 }
@@ -147,7 +150,7 @@ func (a *agent) askWhy(ctx context.Context) (x removal, removed bool) {
 
 // believe reads what somebody says of this host.
 func (a *agent) believe(v peer.Verdict) (removal, error) {
-	if !a.id.Signed(removalKind, v.Statement, v.Sig) {
+	if len(v.Sigs) > maxSigs || !a.id.Signed(removalKind, v.Statement, v.Sigs...) {
 		return removal{}, errors.New("the CA did not sign it")
 	}
 	return parseRemoval(v.Statement, a.cfg.Node, a.id.KeySum())

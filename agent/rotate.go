@@ -49,8 +49,13 @@ func (a *agent) orderRotate(ctx context.Context, o api.Order, d api.Done) (api.D
 	case "gossip-key":
 		d.Text = "the gossip key is being changed: `relevo rotate status` tells how far it is"
 		return d, a.beginKeys(ctx)
+	case "ca":
+		if o.Finish {
+			return a.finishCA(ctx, o, d)
+		}
+		return a.beginCA(ctx, o, d)
 	}
-	return d, fmt.Errorf("what shall be rotated: gossip-key or tokens, not %q", o.To)
+	return d, fmt.Errorf("what shall be rotated: gossip-key, ca or tokens, not %q", o.To)
 }
 
 // beginKeys adds a new gossip key, which can be read from now on.
@@ -116,14 +121,17 @@ func (a *agent) behind(ctx context.Context, version uint64) (out []string) {
 
 // rollState is how far a member has followed.
 type rollState struct {
-	Version uint64 `json:"version"`
-	CAKey   bool   `json:"ca_key,omitempty"` // it keeps the CA's key
+	Version uint64   `json:"version"`
+	CAKeys  []string `json:"ca_keys,omitempty"` // the CAs whose keys it keeps, by fingerprint
+	CAs     []string `json:"cas,omitempty"`     // the CAs that it believes
+	CA      string   `json:"ca,omitempty"`      // the one that signed its certificate
+	Arbiter string   `json:"arbiter,omitempty"` // whom it takes for that
 }
 
 const pathRollState = "/v1/trust/state"
 
 func (a *agent) giveRollState(context.Context, string, empty) (rollState, error) {
-	return rollState{a.roll().Version, peer.HasAuthority(a.cfg.Peer.PKIDir)}, nil
+	return rollState{Version: a.roll().Version, CAKeys: a.caKeys(), CAs: a.id.Believes(), CA: a.id.IssuedBy(), Arbiter: a.quorum.Leader()}, nil
 }
 
 // waitsFor tells how far a rotation is.
@@ -143,15 +151,11 @@ func (a *agent) Rotation(ctx context.Context) (api.Rotation, error) {
 const pathRotation = "/v1/trust/rotation"
 
 func (a *agent) rotation(ctx context.Context, _ string, _ empty) (api.Rotation, error) {
-	t := a.quorum.State().Trust
-	r := api.Rotation{GossipKey: api.RotationStep{Stage: t.Gossip.Stage, Stages: 3}}
+	st := a.quorum.State()
+	t := st.Trust
+	r := api.Rotation{GossipKey: api.RotationStep{Stage: t.Gossip.Stage, Stages: 3}, CA: a.caRotation(ctx, st), Away: a.away()}
 	if t.Gossip.Stage > 0 {
 		r.GossipKey.Behind = a.behind(ctx, t.Version)
-	}
-	for _, m := range a.pool.Members() {
-		if m.Status != member.Alive && !a.roll().gone(m.Node) {
-			r.Away = append(r.Away, m.Node)
-		}
 	}
 	return r, nil
 }
@@ -203,7 +207,7 @@ func (a *agent) remove(ctx context.Context, o api.Order, d api.Done) (api.Done, 
 		a.log.Warn("the gossip key is not changed after a removal", "err", err)
 	}
 	if hadKey {
-		d.Text += ". It voted, so it had the CA's key: if the board was stolen, and not only lost, see docs/security.md"
+		d.Text += ". It voted, so it had the CA's key: if the board was stolen, and not only lost, run `relevo rotate ca` now"
 	}
 	return d, nil
 }
@@ -229,4 +233,20 @@ func (a *agent) restStands(node string) error {
 		return fmt.Errorf("without %s there are %d voters, and %s of them are away: nothing could be decided any more; bring one of them back first", node, rest, strings.Join(away, ", "))
 	}
 	return nil
+}
+
+// replace enrols another key for a name, of a host that comes with an invitation. It is the
+// arbiter's.
+func (a *agent) replace(ctx context.Context, o api.Order, d api.Done) (api.Done, error) {
+	if err := peer.ValidNode(o.To); err != nil {
+		return d, err
+	}
+	switch m, ok := a.member(o.To); {
+	case o.To == a.cfg.Node:
+		return d, fmt.Errorf("%s is the arbiter, which cannot be replaced: stop it first", o.To)
+	case ok && m.Status == member.Alive:
+		return d, fmt.Errorf("%s is alive at %s: stop it first, or give the new host another name", o.To, m.Addr)
+	}
+	d.Text = "the certificates of the board that was " + o.To + " end: the next one of that name is the one with the invitation"
+	return d, a.quorum.Apply(ctx, quorum.Replace(o.To, o.Key, o.By))
 }

@@ -88,6 +88,9 @@ func (a *agent) ownServices() []catalog.Entry {
 	if ip := a.vip(); ip.IsValid() {
 		agent.TXT = append(agent.TXT, textVIP+"="+ip.String())
 	}
+	if ca := a.id.IssuedBy(); ca != a.id.ClusterID() { // it was changed: tokens name this one
+		agent.TXT = append(agent.TXT, "ca="+ca)
+	}
 	out := []catalog.Entry{agent}
 	if c := a.cfg.Candidate; c != nil && a.phase() == lease.Master {
 		k := catalog.Entry{

@@ -189,6 +189,7 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 		}
 	}
 	out = append(out, tellNeighbours(s.Neighbours, a.id.Cluster(), a.vip())...)
+	out = append(out, a.caProblems()...)
 	if err := a.pool.Err(); err != nil {
 		critical("the pool of members is not in order", err.Error(), "two hosts of one name: rename one of them")
 	}

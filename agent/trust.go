@@ -6,11 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,6 +32,7 @@ type trust struct {
 
 	voteless  time.Time  // since when this host has kept the CA's key without a vote; keepTrust's
 	enforcing sync.Mutex // one roll is put in force at a time
+	keys      caKeys
 
 	mu       sync.Mutex
 	roll     roll                 // in force
@@ -46,21 +43,6 @@ type trust struct {
 	renewed  time.Time            // when a certificate was asked for
 	enrolled time.Time            // when this host asked to be enrolled
 	said     string               // the newest complaint
-}
-
-// roll is who is a member, and by which keys.
-type roll struct {
-	Version uint64            `json:"version"`
-	Members []quorum.Enrolled `json:"members"`
-	Removed []quorum.Removed  `json:"removed,omitempty"`
-	Gossip  quorum.GossipKeys `json:"gossip,omitzero"`
-}
-
-// signedRoll is a roll as JSON, and the CA's signature, where somebody made one.
-type signedRoll struct {
-	Roll json.RawMessage `json:"roll"`
-	Sig  []byte          `json:"sig,omitempty"`
-	of   uint64
 }
 
 const (
@@ -81,80 +63,6 @@ const (
 	pathCAKey   = "/v1/trust/ca-key"
 )
 
-func (a *agent) rollPath() string { return filepath.Join(a.cfg.DataDir, "trust.json") }
-
-func (a *agent) roll() roll {
-	a.trust.mu.Lock()
-	defer a.trust.mu.Unlock()
-	return a.trust.roll
-}
-
-// readRoll puts in force what was known when this host was switched off.
-func (a *agent) readRoll() error {
-	f, err := os.Open(a.rollPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read who is a member: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRoll+1))
-	if err != nil {
-		return fmt.Errorf("read who is a member: %w", err)
-	}
-	s, err := parseSigned(b)
-	if err != nil {
-		return fmt.Errorf("%s is damaged (%w): remove it; it comes back from the other members", a.rollPath(), err)
-	}
-	r, err := parseRoll(s.Roll)
-	if err != nil {
-		return fmt.Errorf("%s is damaged (%w): remove it; it comes back from the other members", a.rollPath(), err)
-	}
-	a.trust.roll = r
-	a.id.SetRules(r.rules())
-	return nil
-}
-
-func parseSigned(b []byte) (s signedRoll, err error) {
-	if len(b) > maxRoll {
-		return s, fmt.Errorf("it has more than %d KiB", maxRoll>>10)
-	}
-	return s, json.Unmarshal(b, &s)
-}
-
-// parseRoll reads a roll from disk or from the network.
-func parseRoll(b []byte) (roll, error) {
-	var r roll
-	if err := json.Unmarshal(b, &r); err != nil {
-		return roll{}, err
-	}
-	return r, quorum.Trust{Version: r.Version, Members: r.Members, Removed: r.Removed, Gossip: r.Gossip}.Check()
-}
-
-func (r roll) rules() peer.Rules {
-	rules := peer.Rules{Keys: map[string][]byte{}, Removed: map[string]bool{}}
-	for _, m := range r.Members {
-		rules.Keys[m.Node] = m.Key
-	}
-	for _, x := range r.Removed {
-		rules.Removed[x.Node] = true
-	}
-	return rules
-}
-
-// has says whether node is enrolled with that key.
-func (r roll) has(node string, key []byte) bool {
-	m, ok := quorum.Trust{Members: r.Members}.Member(node)
-	return ok && bytes.Equal(m.Key, key)
-}
-
-// gone says whether node was removed and has not come back.
-func (r roll) gone(node string) bool {
-	_, back := quorum.Trust{Members: r.Members}.Member(node)
-	return !back && slices.ContainsFunc(r.Removed, func(x quorum.Removed) bool { return x.Node == node })
-}
-
 // keepTrust looks after the trust between this host and the others until ctx ends.
 func (a *agent) keepTrust(ctx context.Context) error {
 	t := time.NewTicker(trustTurn)
@@ -167,6 +75,7 @@ func (a *agent) keepTrust(ctx context.Context) error {
 		a.keepCAKey(ctx)
 		a.askForWords(ctx)
 		a.rotate(ctx)
+		a.rotateCA(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -208,7 +117,7 @@ func (a *agent) adopt(t quorum.Trust) error {
 	if t.Version <= a.roll().Version {
 		return nil
 	}
-	r := roll{Version: t.Version, Members: t.Members, Removed: t.Removed, Gossip: t.Gossip}
+	r := rollOf(t)
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -224,10 +133,14 @@ func (a *agent) enforce(r roll, s signedRoll) error {
 	if r.Version <= was.Version {
 		return nil
 	}
+	rules, err := r.rules()
+	if err != nil {
+		return err
+	}
 	a.trust.mu.Lock()
 	a.trust.roll = r
 	a.trust.mu.Unlock()
-	a.id.SetRules(r.rules())
+	a.id.SetRules(rules)
 	for _, x := range r.Removed {
 		if slices.ContainsFunc(was.Removed, func(o quorum.Removed) bool { return o.Node == x.Node && o.At.Equal(x.At) }) {
 			continue
@@ -239,7 +152,8 @@ func (a *agent) enforce(r roll, s signedRoll) error {
 		a.log.Warn("refused from now on: it was removed from the cluster", "node", x.Node, "by", x.By, "why", x.Why)
 		a.port.DropNode(x.Node)
 	}
-	if err := a.useKeys(r.Gossip); err != nil {
+	a.port.Recheck()
+	if err := errors.Join(a.followCA(was, r), a.useKeys(r.Gossip)); err != nil {
 		return err
 	}
 	b, err := json.Marshal(s)
@@ -266,15 +180,18 @@ func (a *agent) giveRoll(_ context.Context, _ string, in rollRequest) (signedRol
 	if s.of == t.Version {
 		return s, nil
 	}
-	ca, err := peer.LoadAuthority(a.cfg.Peer.PKIDir)
+	cas, err := peer.LoadAuthorities(a.cfg.Peer.PKIDir)
 	if err != nil {
 		return signedRoll{}, errors.New("it does not keep the CA's key")
 	}
-	b, err := json.Marshal(roll{Version: t.Version, Members: t.Members, Removed: t.Removed, Gossip: t.Gossip})
+	b, err := json.Marshal(rollOf(t))
 	if err != nil {
 		return signedRoll{}, err
 	}
-	s = signedRoll{b, ca.Sign(rollKind, b), t.Version}
+	s = signedRoll{Roll: b, of: t.Version}
+	for _, ca := range cas {
+		s.Sigs = append(s.Sigs, ca.Sign(rollKind, b))
+	}
 	a.trust.mu.Lock()
 	a.trust.signed = s
 	a.trust.mu.Unlock()
@@ -307,7 +224,7 @@ func (a *agent) askForRoll(ctx context.Context) {
 			continue
 		}
 		r, err := parseRoll(s.Roll)
-		if err == nil && !a.id.Signed(rollKind, s.Roll, s.Sig) {
+		if err == nil && (len(s.Sigs) > maxSigs || !a.id.Signed(rollKind, s.Roll, s.Sigs...)) {
 			err = errors.New("the CA did not sign it")
 		}
 		if err == nil {
@@ -351,6 +268,21 @@ func (a *agent) voters(alone bool) []string {
 		}
 	}
 	return out[:min(len(out), 16)]
+}
+
+// seekArbiter asks the voters who is the arbiter, on a host that raft tells nothing since it
+// neither votes nor is a candidate.
+func (a *agent) seekArbiter(ctx context.Context) string {
+	if servers, err := a.quorum.Servers(); err != nil || slices.ContainsFunc(servers, func(s quorum.Server) bool { return s.Node == a.cfg.Node }) {
+		return ""
+	}
+	for _, node := range a.voters(false) {
+		var s rollState
+		if a.ask(ctx, node, pathRollState, empty{}, &s) == nil && s.Arbiter != "" && s.Arbiter != a.cfg.Node {
+			return s.Arbiter
+		}
+	}
+	return ""
 }
 
 // enrolRequest is empty from a member, whose certificate says who it is; a voter passes it
@@ -411,7 +343,7 @@ func (a *agent) enrolAsked(ctx context.Context, from string, in enrolRequest) (e
 		if bytes.Equal(m.Key, in.Key) {
 			return empty{}, nil
 		}
-		a.log.Warn("a member has another key than before: it came with a new invitation", "node", in.Node)
+		a.log.Warn("a host was not let in: there is a member of its name with another key", "node", in.Node, "from", from)
 	}
 	return empty{}, a.quorum.Apply(ctx, quorum.Enrol(in.Node, in.Key))
 }

@@ -138,10 +138,13 @@ func TestWholeAccess(t *testing.T) {
 		viewer.Close()
 		_, err = viewer.Status(t.Context())
 		refused("a new connection after that", err, "by the clock of this host")
-		// Who does not have the CA's key cannot.
+		// The arbiter signs: the CA's key need not be where a person is.
 		os.Remove(filepath.Join(w.host("n2").cfg.Peer.PKIDir, "ca.key"))
-		_, err = w.host("n2").agent.AccessCreate(t.Context(), api.AccessRequest{Name: "x", Role: api.Viewer, Seconds: 3600, PublicKey: make([]byte, 32)})
-		refused("create where the CA's key is not", err, "CA's key")
+		tablet := outside(t, w, "n2", api.AccessRequest{Name: "tablet", Role: api.Viewer, Seconds: 3600}, "n2")
+		known(tablet)
+		os.Remove(filepath.Join(w.host(w.host("n1").agent.quorum.Leader()).cfg.Peer.PKIDir, "ca.key"))
+		_, err = w.host("n1").agent.AccessCreate(t.Context(), api.AccessRequest{Name: "x", Role: api.Viewer, Seconds: 3600, PublicKey: make([]byte, 32)})
+		refused("create where nobody can sign", err, "CA's key")
 		for what, r := range map[string]api.AccessRequest{
 			"is no role":     {Name: "x", Role: "root", Seconds: 3600, PublicKey: make([]byte, 32)},
 			"10 years":       {Name: "x", Role: api.Viewer, Seconds: 1 << 40, PublicKey: make([]byte, 32)},

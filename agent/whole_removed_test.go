@@ -95,7 +95,7 @@ func (w *world) statement(h *testHost, pki string) peer.Verdict {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return peer.Verdict{Statement: b, Sig: ca.Sign(removalKind, b)}
+	return peer.Verdict{Statement: b, Sigs: [][]byte{ca.Sign(removalKind, b)}}
 }
 
 // gone is what was known at the start.

@@ -56,11 +56,12 @@ var Rules = []Rule{
 	{string(VerbFailover) + " --force", Admin, "promote a copy that lacks writes"},
 	{string(VerbLeave), Admin, "take the asked host out of the cluster"},
 	{string(VerbRemove), Admin, "take a lost host out of the cluster"},
+	{string(VerbReplace), Admin, "let another board take the place of a member by an invitation"},
 	{"tokens", Admin, "the tokens that let hosts join"},
 	{string(VerbTokenCreate), Admin, "make a token that lets hosts join"},
 	{string(VerbTokenRevoke), Admin, "withdraw a token"},
 	{"rotation", Viewer, "how far a change of keys is"},
-	{string(VerbRotate), Admin, "change the gossip key, withdraw all tokens"},
+	{string(VerbRotate), Admin, "change the gossip key or the CA, withdraw all tokens"},
 	{"access", Admin, "create, list and revoke access for people on other hosts"},
 }
 

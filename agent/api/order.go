@@ -37,8 +37,12 @@ const (
 	VerbTokenCreate Verb = "token-create"
 	// VerbTokenRevoke withdraws the token To; all of them, if that is empty.
 	VerbTokenRevoke Verb = "token-revoke"
-	// VerbRotate changes what To names: gossip-key or tokens.
+	// VerbRotate changes what To names: gossip-key, ca or tokens. With Finish it ends a
+	// change of the CA although members are missing.
 	VerbRotate Verb = "rotate"
+	// VerbReplace lets the host with Key take the place of the member To, whose certificates
+	// end; the host comes with an invitation.
+	VerbReplace Verb = "replace"
 	// VerbRehearse tries a promotion on a standby (To; "" = on each).
 	VerbRehearse Verb = "rehearse"
 )
@@ -50,8 +54,12 @@ type Order struct {
 	Why   string `json:"why,omitempty"`
 	Force bool   `json:"force,omitempty"`
 	Keep  bool   `json:"keep,omitempty"` // only compare
+	// Finish a change of the CA that waits for members.
+	Finish bool `json:"finish,omitempty"`
 	// DryRun only looks whether a switchover would be done.
 	DryRun bool `json:"dry_run,omitempty"`
+	// Key of VerbReplace: the SHA-256 of a public key.
+	Key []byte `json:"key,omitempty"`
 	// By is who asks, as the command line knows it (sudo hides it from the agent).
 	By string `json:"by,omitempty"`
 	// Token of VerbTokenCreate; nil = the defaults.

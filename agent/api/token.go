@@ -16,6 +16,7 @@ type TokenSpec struct {
 	// Between agents: what the voters keep. The command line leaves them empty.
 	ID  string `json:"id,omitempty"`
 	Key []byte `json:"key,omitempty"`
+	CA  string `json:"ca,omitempty"` // that the token names
 }
 
 // Tokens are those that let hosts join, or did; newest first.
@@ -42,6 +43,7 @@ func (c *Client) Tokens(ctx context.Context) (Tokens, error) { return get[Tokens
 // Rotation is how far what is rotated is.
 type Rotation struct {
 	GossipKey RotationStep `json:"gossip_key"`
+	CA        CARotation   `json:"ca"`
 	// Away are members that are not there. They get the new keys when they are back.
 	Away []string `json:"away,omitempty"`
 }
@@ -51,6 +53,19 @@ type RotationStep struct {
 	Stage  int      `json:"stage"` // 0 = nothing is being changed
 	Stages int      `json:"stages"`
 	Behind []string `json:"behind,omitempty"` // members that are there and have not followed yet
+}
+
+// CARotation is the change of the CA.
+type CARotation struct {
+	RotationStep
+	CA    string    `json:"ca"`             // fingerprint of the one that issues now
+	By    string    `json:"by,omitempty"`   // who began it
+	Since time.Time `json:"since,omitzero"` // when
+	// Missing are members without a certificate of the new CA: for them, and for nobody
+	// else, the old one is believed.
+	Missing []string `json:"missing,omitempty"`
+	// Access are the accesses whose files end with the old CA.
+	Access []string `json:"access,omitempty"`
 }
 
 // Rotation asks how far it is.

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -30,7 +31,16 @@ const accessScheme = "relevo-access"
 
 // Access is who is at the other end of a ProtoClient connection, as its certificate says.
 // Whether it still may, and what, is for the replicated state to say.
-type Access struct{ Name, Serial string }
+type Access struct {
+	Name   string
+	Serial string // [AccessSerial]
+}
+
+// AccessSerial names the certificate of an access and its key: also who has the CA's key
+// cannot make another one of that serial.
+func AccessSerial(cert *x509.Certificate) string {
+	return cert.SerialNumber.Text(16) + "." + hex.EncodeToString(KeySum(cert)[:16])
+}
 
 // accessOf verifies a client's certificate.
 func (i *Identity) accessOf(cert *x509.Certificate, now time.Time) (Access, error) {
@@ -43,7 +53,7 @@ func (i *Identity) accessOf(cert *x509.Certificate, now time.Time) (Access, erro
 	name := cert.Subject.CommonName
 	if len(cert.URIs) == 1 && !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageServerAuth) {
 		if u := cert.URIs[0]; u.Scheme == accessScheme && u.Host == i.id && u.Path == "/"+name && validLabel("access", name) == nil {
-			return Access{name, cert.SerialNumber.Text(16)}, nil
+			return Access{name, AccessSerial(cert)}, nil
 		}
 	}
 	return Access{}, fmt.Errorf("the certificate of %.80q is for no access to the cluster %s", name, i.cluster)
@@ -180,7 +190,7 @@ func ParseContext(text []byte) (*Context, error) {
 			return nil, fmt.Errorf("its address %.80q: %w", a, err)
 		}
 	}
-	i := &Identity{cluster: ca.Subject.CommonName, id: ClusterID(ca), key: key, ca: ca, floor: ca.NotBefore}
+	i := &Identity{cluster: ca.Subject.CommonName, id: ClusterID(ca), key: key, files: []*x509.Certificate{ca}, floor: ca.NotBefore}
 	if _, err := i.accessOf(cert, ca.NotBefore); err != nil {
 		return nil, err
 	}
@@ -235,6 +245,9 @@ func (c *Context) dial(ctx context.Context, addr string) (net.Conn, error) {
 	tc := tls.Client(conn, c.tls)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		conn.Close()
+		if errors.Is(err, ErrUnknownCA) {
+			return nil, fmt.Errorf("%w: the cluster's CA was changed (`relevo rotate ca`), and the access %s ended with the one before: an admin of %s can make another with `relevo access create`", err, c.Name, c.Cluster)
+		}
 		return nil, explain(err)
 	}
 	if tc.ConnectionState().NegotiatedProtocol != ProtoClient {

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,13 +26,6 @@ const (
 	certLife   = 365 * 24 * time.Hour
 	renewAhead = certLife / 3
 )
-
-// ClusterID of a CA: the first 16 bytes of the SHA-256 of its public key (SPKI),
-// in hex. Two clusters with the same name differ in it.
-func ClusterID(ca *x509.Certificate) string {
-	sum := sha256.Sum256(ca.RawSubjectPublicKeyInfo)
-	return hex.EncodeToString(sum[:16])
-}
 
 // ValidNode says whether a name can be a node's: a DNS label of 1 to 63 of a-z,
 // 0-9 and -.
@@ -108,40 +100,16 @@ func (a *Authority) Renewed(cert *x509.Certificate) ([]byte, error) {
 	return next.Raw, nil
 }
 
-// Export is the CA's key, as [KeepAuthority] takes it (PKCS #8).
-func (a *Authority) Export() ([]byte, error) { return x509.MarshalPKCS8PrivateKey(a.key) }
-
-// KeepAuthority writes the CA's key down, on a host that votes now.
-func KeepAuthority(dir string, pkcs8 []byte) error {
-	key, err := parseKey("the CA's key", pkcs8)
-	if err != nil {
-		return err
-	}
-	cert, err := readCert(filepath.Join(dir, caCertFile))
-	if err != nil {
-		return err
-	}
-	if !belong(key, cert) {
-		return errors.New("it is not the key of this cluster's CA")
-	}
-	return writeKey(filepath.Join(dir, caKeyFile), key)
-}
-
-// HasAuthority says whether the CA's key is on this host.
-func HasAuthority(dir string) bool { return len(present(filepath.Join(dir, caKeyFile))) > 0 }
+// HasAuthority says whether a CA's key is on this host; of which, [Authorities] tells.
+func HasAuthority(dir string) bool { return len(present(filepath.Join(dir, CAKeyFile))) > 0 }
 
 // DropAuthority removes it.
-func DropAuthority(dir string) error { return os.Remove(filepath.Join(dir, caKeyFile)) }
+func DropAuthority(dir string) error { return os.Remove(filepath.Join(dir, CAKeyFile)) }
 
 // Sign signs what the members shall believe because the CA says it; what is the kind of
 // statement. See [Identity.Signed].
 func (a *Authority) Sign(what string, statement []byte) []byte {
 	return ed25519.Sign(a.key, signed(what, statement))
-}
-
-// Signed says whether the CA signed a statement.
-func (i *Identity) Signed(what string, statement, signature []byte) bool {
-	return ed25519.Verify(i.ca.PublicKey.(ed25519.PublicKey), signed(what, statement), signature)
 }
 
 // signed keeps a statement from being taken for one of another kind, or a certificate.
@@ -150,8 +118,31 @@ func signed(what string, statement []byte) []byte {
 	return append([]byte("relevo signed "+what+"\x00"), sum[:]...)
 }
 
-// LoadAuthority reads the CA's key, where this host keeps it.
+// LoadAuthority reads the key of the CA that issues, where this host keeps it.
 func LoadAuthority(dir string) (*Authority, error) { return loadAuthority(dir) }
+
+// LoadAuthorities reads the keys of all CAs that are believed here, where this host keeps
+// them, the one that issues first.
+func LoadAuthorities(dir string) ([]*Authority, error) {
+	first, err := loadAuthority(dir)
+	if err != nil {
+		return nil, err
+	}
+	out := []*Authority{first}
+	cas, err := readCerts(filepath.Join(dir, caCertFile))
+	if err != nil {
+		return nil, err
+	}
+	keys, err := readKeys(filepath.Join(dir, CAKeyFile))
+	for _, ca := range cas[1:] {
+		for _, k := range keys {
+			if belong(k, ca) {
+				out = append(out, &Authority{ca, k})
+			}
+		}
+	}
+	return out, err
+}
 
 func (a *Authority) issueFor(node string, pub crypto.PublicKey, from, to time.Time) (*x509.Certificate, error) {
 	if err := ValidNode(node); err != nil {
@@ -178,24 +169,26 @@ func serial() *big.Int {
 }
 
 func loadAuthority(dir string) (*Authority, error) {
-	cert, err := readCert(filepath.Join(dir, caCertFile))
+	certs, err := readCerts(filepath.Join(dir, caCertFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("this host belongs to no cluster yet (%w): `relevo init` founds one", err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	key, err := readKey(filepath.Join(dir, caKeyFile))
+	keys, err := readKeys(filepath.Join(dir, CAKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("this host does not keep the CA's key (%s): only voters do", filepath.Join(dir, caKeyFile))
+		return nil, fmt.Errorf("this host does not keep the CA's key (%s): only voters do", filepath.Join(dir, CAKeyFile))
 	}
 	if err != nil {
 		return nil, err
 	}
-	if !belong(key, cert) {
-		return nil, fmt.Errorf("%s and %s in %s do not belong together", caCertFile, caKeyFile, dir)
+	for _, k := range keys {
+		if belong(k, certs[0]) {
+			return &Authority{certs[0], k}, nil
+		}
 	}
-	return &Authority{cert, key}, nil
+	return nil, fmt.Errorf("this host does not keep the CA's key: %s and %s in %s do not belong together; a voter gets it from the others", caCertFile, CAKeyFile, dir)
 }
 
 func belong(key ed25519.PrivateKey, cert *x509.Certificate) bool {
@@ -227,7 +220,7 @@ func Init(dir, gossipKeyFile, cluster, node string) (*Identity, error) {
 		return nil, fmt.Errorf("found a cluster: %w", err)
 	}
 	// The CA's key comes first: where it is missing, this host joined.
-	if err := writeKey(filepath.Join(dir, caKeyFile), a.key); err != nil {
+	if err := writeKey(filepath.Join(dir, CAKeyFile), a.key); err != nil {
 		return nil, fmt.Errorf("found a cluster: %w", err)
 	}
 	if err := b.install(dir, gossipKeyFile); err != nil {

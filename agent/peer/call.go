@@ -68,7 +68,7 @@ func (p *Port) dialAt(ctx context.Context, addr, node, proto string) (net.Conn, 
 	if err == nil && tc.ConnectionState().NegotiatedProtocol != proto {
 		err = fmt.Errorf("it does not speak %s: is its relevo of another version?", proto)
 	}
-	if err == nil && !p.with(c, node) {
+	if err == nil && !p.with(c, node, tc.ConnectionState().PeerCertificates[0]) {
 		err = net.ErrClosed
 	}
 	if err != nil {
@@ -93,10 +93,12 @@ func (p *Port) Meet(ctx context.Context, addr, node string) error {
 func explain(err error) error {
 	var unknown x509.UnknownAuthorityError
 	switch {
+	case errors.Is(err, ErrUnknownCA):
+		return fmt.Errorf("%w (the CA was changed while that host, or this one, was away: `relevo token create --replace` on a member and `relevo join` let it in again)", err)
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%w (it belongs to another cluster)", err)
 	case isRefusal(err):
-		return fmt.Errorf("%w (it does not accept our certificate: is it of another cluster, or was this host removed? its journal says more)", err)
+		return fmt.Errorf("%w (it does not accept our certificate: is it of another cluster, was this host removed, or the CA changed without it? its journal says more)", err)
 	}
 	return err
 }

@@ -15,10 +15,12 @@ import (
 	"relevo.dev/relevo/agent/durable"
 )
 
-// Names of the files in the trust directory.
+// CAKeyFile is in the trust directory of those who vote.
+const CAKeyFile = "ca.key"
+
+// Names of the other files in the trust directory.
 const (
 	caCertFile   = "ca.crt"
-	caKeyFile    = "ca.key"
 	nodeCertFile = "node.crt"
 	nodeKeyFile  = "node.key"
 )
@@ -29,7 +31,7 @@ const (
 )
 
 func trustFiles(dir string) []string {
-	return []string{filepath.Join(dir, caCertFile), filepath.Join(dir, caKeyFile), filepath.Join(dir, nodeCertFile), filepath.Join(dir, nodeKeyFile)}
+	return []string{filepath.Join(dir, caCertFile), filepath.Join(dir, CAKeyFile), filepath.Join(dir, nodeCertFile), filepath.Join(dir, nodeKeyFile)}
 }
 
 // present are those of the paths at which something lies, or may lie.
@@ -71,39 +73,79 @@ func readFile(path string) ([]byte, error) {
 	return b, nil
 }
 
-func readPEM(path, kind string) ([]byte, error) {
+// maxBlocks bounds how many certificates or keys are in one file.
+const maxBlocks = 8
+
+func readPEMs(path, kind string) (out [][]byte, err error) {
 	b, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != kind {
+	for {
+		var block *pem.Block
+		if block, b = pem.Decode(b); block == nil {
+			break
+		}
+		if block.Type != kind || len(out) >= maxBlocks {
+			return nil, fmt.Errorf("%s: holds a PEM block %.40q, or more than %d: restore it from a backup", path, block.Type, maxBlocks)
+		}
+		out = append(out, block.Bytes)
+	}
+	if len(out) == 0 {
 		return nil, fmt.Errorf("%s: holds no PEM block %q: restore it from a backup", path, kind)
 	}
-	return block.Bytes, nil
+	return out, nil
 }
 
-func readCert(path string) (*x509.Certificate, error) {
-	der, err := readPEM(path, "CERTIFICATE")
+func readCerts(path string) (out []*x509.Certificate, err error) {
+	ders, err := readPEMs(path, "CERTIFICATE")
 	if err != nil {
 		return nil, err
 	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	for _, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		out = append(out, c)
 	}
-	return c, nil
+	return out, nil
 }
 
-func readKey(path string) (ed25519.PrivateKey, error) {
+// readCert reads the first.
+func readCert(path string) (*x509.Certificate, error) {
+	cs, err := readCerts(path)
+	if err != nil {
+		return nil, err
+	}
+	return cs[0], nil
+}
+
+func readKeys(path string) (out []ed25519.PrivateKey, err error) {
 	if err := private(path); err != nil {
 		return nil, err
 	}
-	der, err := readPEM(path, "PRIVATE KEY")
+	ders, err := readPEMs(path, "PRIVATE KEY")
 	if err != nil {
 		return nil, err
 	}
-	return parseKey(path, der)
+	for _, der := range ders {
+		k, err := parseKey(path, der)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+// readKey reads the first.
+func readKey(path string) (ed25519.PrivateKey, error) {
+	ks, err := readKeys(path)
+	if err != nil {
+		return nil, err
+	}
+	return ks[0], nil
 }
 
 func parseKey(what string, der []byte) (ed25519.PrivateKey, error) {
@@ -169,15 +211,31 @@ func WriteGossipKeys(path string, keys [][]byte) error {
 func writeGossipKey(path string, key []byte) error { return WriteGossipKeys(path, [][]byte{key}) }
 
 func writeKey(path string, key ed25519.PrivateKey) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
+	return writeKeys(path, []ed25519.PrivateKey{key})
+}
+
+func writeKeys(path string, keys []ed25519.PrivateKey) error {
+	var text []byte
+	for _, k := range keys {
+		der, err := x509.MarshalPKCS8PrivateKey(k)
+		if err != nil {
+			return err
+		}
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})...)
 	}
-	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return writeFile(path, text)
 }
 
 func writeCert(path string, c *x509.Certificate) error {
-	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+	return writeCerts(path, []*x509.Certificate{c})
+}
+
+func writeCerts(path string, cs []*x509.Certificate) error {
+	var text []byte
+	for _, c := range cs {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return writeFile(path, text)
 }
 
 // writeFile writes a secret, 0600, so that after a power cut it is whole or not

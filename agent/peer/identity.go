@@ -23,10 +23,10 @@ type Identity struct {
 	cluster string
 	id      string
 	key     ed25519.PrivateKey
-	ca      *x509.Certificate
 	floor   time.Time // the clock cannot be before this
-	cert    atomic.Pointer[tls.Certificate]
+	own     atomic.Pointer[shown]
 	rules   atomic.Pointer[Rules]
+	files   []*x509.Certificate // the CAs of the trust directory, until the rules name some
 }
 
 // Rules are what the members have agreed on beyond the CA's signature. They are not
@@ -38,10 +38,23 @@ type Rules struct {
 	// Removed are names that were taken out: of their certificates only one on the key in
 	// Keys is believed.
 	Removed map[string]bool
+
+	// CAs are those that are believed, the one that issues first; none = those of the
+	// trust directory.
+	CAs []*x509.Certificate
+	// Former is the one of them that goes; nil = none. Its certificates count only for the
+	// names in Waiting, on their key in Keys.
+	Former  *x509.Certificate
+	Waiting map[string]bool
+	// Cross is the key of the CA that comes, signed by Former: for who was away.
+	Cross *x509.Certificate
 }
 
 // SetRules puts rules in force for all connections that are opened from now on.
-func (i *Identity) SetRules(r Rules) { i.rules.Store(&r) }
+func (i *Identity) SetRules(r Rules) {
+	i.rules.Store(&r)
+	i.use(i.leaf())
+}
 
 // KeySum is the SHA-256 of a public key, as the rules have it (SPKI).
 func KeySum(cert *x509.Certificate) []byte {
@@ -50,10 +63,10 @@ func KeySum(cert *x509.Certificate) []byte {
 }
 
 // KeySum is that of this host's certificate.
-func (i *Identity) KeySum() []byte { return KeySum(i.cert.Load().Leaf) }
+func (i *Identity) KeySum() []byte { return KeySum(i.leaf()) }
 
 // Ends is when this host's certificate ends.
-func (i *Identity) Ends() time.Time { return i.cert.Load().Leaf.NotAfter }
+func (i *Identity) Ends() time.Time { return i.leaf().NotAfter }
 
 // Node is this host's name in the cluster.
 func (i *Identity) Node() string { return i.node }
@@ -69,7 +82,7 @@ func (i *Identity) ClusterID() string { return i.id }
 // the file and the way out; where the host belongs to no cluster yet they match
 // [fs.ErrNotExist].
 func Load(dir string) (*Identity, error) {
-	ca, err := readCert(filepath.Join(dir, caCertFile))
+	cas, err := readCerts(filepath.Join(dir, caCertFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("this host belongs to no cluster yet (%w): `relevo init` founds one, `relevo join TOKEN` enters one", err)
 	}
@@ -88,10 +101,10 @@ func Load(dir string) (*Identity, error) {
 		return nil, fmt.Errorf("%s and %s in %s do not belong together: restore both from a backup, or accept a new invitation", nodeCertFile, nodeKeyFile, dir)
 	}
 	// Whoever can read the CA's key can make himself any node.
-	if err := private(filepath.Join(dir, caKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := private(filepath.Join(dir, CAKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	id, err := newIdentity(ca, cert, key)
+	id, err := newIdentity(cas, cert, key)
 	if err != nil {
 		return nil, fmt.Errorf("the trust files in %s: %w", dir, err)
 	}
@@ -106,20 +119,24 @@ func incomplete(dir string, err error) error {
 	return err
 }
 
-func newIdentity(ca, cert *x509.Certificate, key ed25519.PrivateKey) (*Identity, error) {
-	if _, ok := ca.PublicKey.(ed25519.PublicKey); !ok || !ca.IsCA || ca.CheckSignatureFrom(ca) != nil {
-		return nil, errors.New("the CA certificate is none that `relevo init` makes")
+// newIdentity is that of a certificate by one of the CAs; the first is the one that issues.
+func newIdentity(cas []*x509.Certificate, cert *x509.Certificate, key ed25519.PrivateKey) (*Identity, error) {
+	for _, ca := range cas {
+		if err := CheckCA(ca); err != nil {
+			return nil, err
+		}
+		if ClusterID(ca) != ClusterID(cas[0]) || ca.Subject.CommonName != cas[0].Subject.CommonName {
+			return nil, fmt.Errorf("the CA certificates are of two clusters, %.63q and %.63q", cas[0].Subject.CommonName, ca.Subject.CommonName)
+		}
 	}
-	if err := validLabel("cluster", ca.Subject.CommonName); err != nil {
-		return nil, fmt.Errorf("the CA certificate: %w", err)
-	}
-	i := &Identity{cluster: ca.Subject.CommonName, id: ClusterID(ca), key: key, ca: ca, floor: ca.NotBefore}
+	ca := cas[0]
+	i := &Identity{cluster: ca.Subject.CommonName, id: ClusterID(ca), key: key, floor: ca.NotBefore, files: cas}
 	if cert.NotBefore.After(i.floor) {
 		i.floor = cert.NotBefore
 	}
 	// An expired certificate of our own is for the others to judge: refusing to
 	// start over it would help nobody.
-	node, err := i.nodeAt(cert, i.floor)
+	node, err := i.nodeAt(cert, i.floor, nil)
 	if err != nil {
 		return nil, fmt.Errorf("the certificate of this host: %w", err)
 	}
@@ -129,29 +146,21 @@ func newIdentity(ca, cert *x509.Certificate, key ed25519.PrivateKey) (*Identity,
 }
 
 // nodeOf verifies a peer's certificate against the pinned CA and returns the node
-// that it names.
-func (i *Identity) nodeOf(cert *x509.Certificate, now time.Time) (string, error) {
+// that it names; via are the certificates that the peer showed beside it.
+func (i *Identity) nodeOf(cert *x509.Certificate, now time.Time, via ...*x509.Certificate) (string, error) {
 	if now.Before(i.floor) {
 		now = i.floor // a clock that was never set
 	}
-	return i.nodeAt(cert, now)
+	return i.nodeAt(cert, now, via)
 }
 
 // verify looks whether a certificate is of the pinned CA and in time; mend says what helps
 // if it is not in time.
 func (i *Identity) verify(cert *x509.Certificate, now time.Time, mend string) error {
-	if err := i.issued(cert); err != nil {
+	if _, err := i.issuer(cert, nil); err != nil {
 		return err
 	}
 	return inTime(cert, now, mend)
-}
-
-// issued makes sure that a certificate is of the pinned CA, whatever the time.
-func (i *Identity) issued(cert *x509.Certificate) error {
-	if err := cert.CheckSignatureFrom(i.ca); err != nil {
-		return fmt.Errorf("not a certificate of the cluster %s (%.8s…): %w", i.cluster, i.id, x509.UnknownAuthorityError{Cert: cert})
-	}
-	return nil
 }
 
 func inTime(cert *x509.Certificate, now time.Time, mend string) error {
@@ -162,14 +171,10 @@ func inTime(cert *x509.Certificate, now time.Time, mend string) error {
 	return nil
 }
 
-// use presents a certificate from now on.
-func (i *Identity) use(cert *x509.Certificate) {
-	i.cert.Store(&tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: i.key, Leaf: cert})
-}
-
-func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time) (string, error) {
+func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time, via []*x509.Certificate) (string, error) {
 	// Whose it is matters first; time is looked at below.
-	if err := i.issued(cert); err != nil {
+	ca, err := i.issuer(cert, via)
+	if err != nil {
 		return "", err
 	}
 	node := cert.Subject.CommonName
@@ -181,8 +186,15 @@ func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time) (string, error)
 	vouched := false
 	if r := i.rules.Load(); r != nil {
 		vouched = bytes.Equal(r.Keys[node], KeySum(cert))
-		if r.Removed[node] && !vouched {
+		switch {
+		case vouched:
+		case r.Removed[node]:
 			return "", fmt.Errorf("%w: %s; it can join again with a token", ErrRemoved, node)
+		case r.Keys[node] != nil:
+			return "", fmt.Errorf("%w: %s; if another board takes its place, `relevo token create --replace %[2]s` lets it in", ErrOtherKey, node)
+		}
+		if r.Former != nil && ca.Equal(r.Former) && !(vouched && r.Waiting[node]) {
+			return "", fmt.Errorf("%w: %s; a new token, or a new invitation, lets it in", ErrFormerCA, node)
 		}
 	}
 	if !vouched {
@@ -193,8 +205,16 @@ func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time) (string, error)
 	return node, nil
 }
 
-// ErrRemoved says that a certificate is one of a node that was taken out of the cluster.
-var ErrRemoved = errors.New("removed from the cluster")
+// Why a certificate that a CA of this cluster signed is not believed.
+var (
+	// ErrRemoved: its node was taken out of the cluster.
+	ErrRemoved = errors.New("removed from the cluster")
+	// ErrOtherKey: its node is a member with another key.
+	ErrOtherKey = errors.New("there is a member of that name with another key")
+	// ErrFormerCA: the CA is one that goes, and its node has a certificate of the new one,
+	// or was no member when the CA was changed.
+	ErrFormerCA = errors.New("a certificate by the CA that was before")
+)
 
 func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
@@ -203,7 +223,7 @@ func (i *Identity) peer(s tls.ConnectionState) (string, error) {
 	if len(s.PeerCertificates) == 0 {
 		return "", errors.New("the peer has no certificate")
 	}
-	return i.nodeOf(s.PeerCertificates[0], time.Now())
+	return i.nodeOf(s.PeerCertificates[0], time.Now(), s.PeerCertificates[1:]...)
 }
 
 // ServerTLS is the configuration of the accepting side: TLS 1.3, one of the given ALPN
@@ -227,7 +247,7 @@ func (i *Identity) ClientTLS(node, proto string) *tls.Config { return i.tls(node
 func (i *Identity) tls(want string, protos ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{*i.cert.Load()},
+		Certificates: []tls.Certificate{i.own.Load().chain},
 		ClientAuth:   tls.RequireAnyClientCert,
 		NextProtos:   protos,
 		// Not the system's CAs, not host names, not the bare clock: the check below
@@ -247,45 +267,4 @@ func (i *Identity) tls(want string, protos ...string) *tls.Config {
 		// the rules.
 		SessionTicketsDisabled: true,
 	}
-}
-
-// Due says whether two thirds of the life of this host's certificate are over.
-func (i *Identity) Due(now time.Time) bool {
-	if now.Before(i.floor) {
-		now = i.floor
-	}
-	return i.Ends().Sub(now) < renewAhead
-}
-
-// Renew puts another certificate in the place of this host's, on the same key, for all
-// connections that are opened from now on; dir is the trust directory.
-func (i *Identity) Renew(dir string, der []byte) error {
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return fmt.Errorf("the new certificate: %w", err)
-	}
-	node, err := i.nodeAt(cert, i.floor)
-	if err != nil {
-		return fmt.Errorf("the new certificate: %w", err)
-	}
-	if node != i.node || !belong(i.key, cert) {
-		return fmt.Errorf("the new certificate is for %.80q, or for another key", node)
-	}
-	if cert.NotAfter.Before(i.Ends()) {
-		return fmt.Errorf("the new certificate ends on %s, before the present one: is the clock of the host that made it right?", day(cert.NotAfter))
-	}
-	if err := writeCert(filepath.Join(dir, nodeCertFile), cert); err != nil {
-		return fmt.Errorf("write the new certificate: %w", err)
-	}
-	i.use(cert)
-	return nil
-}
-
-// Recertify makes the next certificate of this host, where the CA's key is.
-func (i *Identity) Recertify(a *Authority) []byte {
-	der, err := a.Renewed(i.cert.Load().Leaf)
-	if err != nil {
-		return nil // Renew says so
-	}
-	return der
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 )
 
 // bundle is what an invitation holds: everything that one new host needs. Who the
@@ -53,8 +54,8 @@ func (a *Authority) bundle(node string, gossip []byte) (*bundle, error) {
 }
 
 // Invite makes an invitation for node, signed by the CA in dir: armoured text, a
-// secret. A node that is a member already gets a second certificate by it, which
-// is how a lost host is replaced.
+// secret. Whether the members let a host of that name in with it, they decide: a name is
+// bound to the key with which it is enrolled.
 func Invite(dir, gossipKeyFile, node string) ([]byte, error) {
 	a, err := loadAuthority(dir)
 	if err != nil {
@@ -85,6 +86,15 @@ func ReadInvitation(text []byte) (Invitation, error) {
 		return Invitation{}, fmt.Errorf("read the invitation: %w", err)
 	}
 	return Invitation{id.cluster, id.id, id.node}, nil
+}
+
+// InvitedKey is the [KeySum] of the key in an invitation.
+func InvitedKey(text []byte) ([]byte, error) {
+	_, id, err := parseInvitation(text)
+	if err != nil {
+		return nil, fmt.Errorf("read the invitation: %w", err)
+	}
+	return id.KeySum(), nil
 }
 
 // parseInvitation checks an invitation as far as it can be checked by itself.
@@ -119,7 +129,7 @@ func parseInvitation(text []byte) (*bundle, *Identity, error) {
 	if !belong(key, cert) {
 		return nil, nil, errors.New("its key and certificate do not belong together")
 	}
-	id, err := newIdentity(ca, cert, key)
+	id, err := newIdentity([]*x509.Certificate{ca}, cert, key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -163,12 +173,15 @@ func (i *Identity) mayReplace(dir, gossipKeyFile string) error {
 	if len(there) == 0 {
 		return nil
 	}
-	ca, err := readCert(filepath.Join(dir, caCertFile))
+	cas, err := readCerts(filepath.Join(dir, caCertFile))
 	if err != nil {
 		return fmt.Errorf("%w, or did: there is %v, but %v; remove what is of no use to anybody and try again", ErrExists, there, err)
 	}
-	if was := ClusterID(ca); was != i.id {
-		return fmt.Errorf("%w, %.63q (%.8s…): nothing was changed; if it shall leave that, stop relevo and remove %v first", ErrExists, ca.Subject.CommonName, was, there)
+	switch same := slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return Fingerprint(ca) == i.IssuingCA() }); {
+	case !same && ClusterID(cas[0]) == i.id:
+		return fmt.Errorf("%w, %.63q (%.8s…), by another CA: nothing was changed; if the CA was changed while this host was away, stop relevo and remove %v first", ErrExists, cas[0].Subject.CommonName, i.id, there)
+	case !same:
+		return fmt.Errorf("%w, %.63q (%.8s…): nothing was changed; if it shall leave that, stop relevo and remove %v first", ErrExists, cas[0].Subject.CommonName, ClusterID(cas[0]), there)
 	}
 	cert, err := readCert(filepath.Join(dir, nodeCertFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -186,7 +199,7 @@ func (i *Identity) mayReplace(dir, gossipKeyFile string) error {
 func (b *bundle) install(dir, gossipKeyFile string) error {
 	ca, cert, key, err := b.parts()
 	if err == nil {
-		err = writeCert(filepath.Join(dir, caCertFile), ca)
+		err = b.installCA(dir, ca)
 	}
 	if err == nil {
 		err = writeGossipKey(gossipKeyFile, b.Gossip)
@@ -201,4 +214,14 @@ func (b *bundle) install(dir, gossipKeyFile string) error {
 		return fmt.Errorf("install the trust files: %w", err)
 	}
 	return nil
+}
+
+// installCA writes the CA's certificate. Where it is among those that are believed here
+// already, these stay.
+func (b *bundle) installCA(dir string, ca *x509.Certificate) error {
+	path := filepath.Join(dir, caCertFile)
+	if was, err := readCerts(path); err == nil && slices.ContainsFunc(was, ca.Equal) {
+		return nil
+	}
+	return writeCert(path, ca)
 }

@@ -221,13 +221,13 @@ func mayJoin(cfg JoinConfig) error {
 	if len(there) == 0 {
 		return nil
 	}
-	ca, err := readCert(filepath.Join(cfg.Dir, caCertFile))
+	cas, err := readCerts(filepath.Join(cfg.Dir, caCertFile))
 	if err != nil {
 		return fmt.Errorf("%w, or did: there is %v, but %v; remove what is of no use to anybody and try again", ErrExists, there, err)
 	}
-	if !cfg.Token.of(ca) {
-		return fmt.Errorf("%w, %.63q (%.8s…), and the token is for another (%.8s…): nothing was changed; if it shall leave that, stop relevo and remove %v first",
-			ErrExists, ca.Subject.CommonName, ClusterID(ca), cfg.Token.ClusterPrefix(), there)
+	if !slices.ContainsFunc(cas, cfg.Token.of) {
+		return fmt.Errorf("%w, %.63q (%.8s…), and the token is for another (%.8s…): nothing was changed; if it shall leave that, or the CA was changed while this host was away, stop relevo and remove %v first",
+			ErrExists, cas[0].Subject.CommonName, ClusterID(cas[0]), cfg.Token.ClusterPrefix(), there)
 	}
 	return nil
 }
@@ -332,7 +332,7 @@ func (a *JoinReply) joined(node string, ca *x509.Certificate, key ed25519.Privat
 	if err != nil {
 		return nil, fmt.Errorf("its answer: the certificate: %w", err)
 	}
-	id, err := newIdentity(ca, cert, key)
+	id, err := newIdentity([]*x509.Certificate{ca}, cert, key)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("its answer: %w", err)

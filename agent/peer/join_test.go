@@ -305,7 +305,7 @@ func TestRules(t *testing.T) {
 	check("good, and unknown", fresh, "")
 	me.SetRules(Rules{Keys: map[string][]byte{"n2": KeySum(fresh)}})
 	check("ended, and enrolled", old, "")
-	check("another key of the name", twin, "")
+	check("another key of the name", twin, "another key")
 	me.SetRules(Rules{Removed: map[string]bool{"n2": true}})
 	check("removed", fresh, "removed from the cluster")
 	me.SetRules(Rules{Keys: map[string][]byte{"n2": KeySum(twin)}, Removed: map[string]bool{"n2": true}})
@@ -384,7 +384,7 @@ func FuzzJoinReply(f *testing.F) {
 		if json.Unmarshal(b, &a) != nil {
 			return
 		}
-		if j, err := a.joined("n2", id.ca, key); err == nil && (j.ClusterID() != id.id || len(j.Peers) > maxJoinPeers) {
+		if j, err := a.joined("n2", id.issuing(), key); err == nil && (j.ClusterID() != id.id || len(j.Peers) > maxJoinPeers) {
 			t.Errorf("%+v", j)
 		}
 	})

@@ -1,11 +1,11 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
-	"slices"
 	"time"
 )
 
@@ -18,8 +18,11 @@ const (
 
 // joinTLS is the configuration towards a host that has no certificate yet.
 func (i *Identity) joinTLS() *tls.Config {
-	cert := *i.cert.Load()
-	cert.Certificate = append(slices.Clone(cert.Certificate), i.ca.Raw)
+	own := i.own.Load()
+	cert := own.chain
+	if cert.Certificate = [][]byte{own.chain.Leaf.Raw}; own.issuer.Raw != nil {
+		cert.Certificate = append(cert.Certificate, own.issuer.Raw)
+	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientAuth: tls.NoClientCert,
 		NextProtos: []string{ProtoJoin}, SessionTicketsDisabled: true,
@@ -104,8 +107,8 @@ func (p *place) join() error {
 func (p *Port) DropNode(node string) {
 	p.mu.Lock()
 	var conns []net.Conn
-	for c, n := range p.open {
-		if n == node {
+	for c, with := range p.open {
+		if with.node == node {
 			conns = append(conns, c)
 		}
 	}
@@ -116,5 +119,30 @@ func (p *Port) DropNode(node string) {
 	}
 	if t != nil {
 		t.CloseIdleConnections()
+	}
+}
+
+// Recheck closes the connections of those who would not be let in any more, after the rules
+// have changed. A member is known by its key: by which CA its certificate was is a question
+// of the next connection.
+func (p *Port) Recheck() {
+	id := p.cfg.Identity
+	keys := map[string][]byte{}
+	if r := id.rules.Load(); r != nil {
+		keys = r.Keys
+	}
+	p.mu.Lock()
+	var bad []net.Conn
+	for c, with := range p.open {
+		if with.cert == nil || bytes.Equal(keys[with.node], KeySum(with.cert)) {
+			continue
+		}
+		if _, err := id.nodeOf(with.cert, time.Now()); err != nil {
+			bad = append(bad, c)
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range bad {
+		c.Close()
 	}
 }

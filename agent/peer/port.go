@@ -65,7 +65,7 @@ type Port struct {
 
 	mu      sync.Mutex
 	closed  bool
-	open    map[net.Conn]string        // plain connections below all TLS ones, either direction; with whom, once known
+	open    map[net.Conn]party         // plain connections below all TLS ones, either direction; with whom, once known
 	callers map[string]*http.Transport // by node
 }
 
@@ -91,7 +91,7 @@ func Listen(cfg PortConfig) (*Port, error) {
 		}
 		cfg.Listener = l
 	}
-	p := &Port{cfg: cfg, limits: newAdmission(cfg.MaxConns, cfg.Friend), open: map[net.Conn]string{}, callers: map[string]*http.Transport{}}
+	p := &Port{cfg: cfg, limits: newAdmission(cfg.MaxConns, cfg.Friend), open: map[net.Conn]party{}, callers: map[string]*http.Transport{}}
 	p.raft = &RaftLayer{port: p, accepted: make(chan net.Conn), done: make(chan struct{})}
 	p.clients = &clientListener{chanListener: chanListener{addr: cfg.Listener.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}}
 	p.server = &http.Server{
@@ -184,7 +184,7 @@ func (p *Port) Close() error {
 	p.mu.Lock()
 	p.closed = true
 	conns := p.open
-	p.open = map[net.Conn]string{}
+	p.open = map[net.Conn]party{}
 	callers := p.callers
 	p.callers = map[string]*http.Transport{}
 	p.mu.Unlock()
@@ -209,18 +209,24 @@ func (p *Port) own(c net.Conn) bool {
 	if p.closed {
 		return false
 	}
-	p.open[c] = ""
+	p.open[c] = party{}
 	return true
 }
 
+// party is who is at the other end of a connection, and what it showed.
+type party struct {
+	node string
+	cert *x509.Certificate
+}
+
 // with notes who is at the other end; false = the port is closed.
-func (p *Port) with(c net.Conn, node string) bool {
+func (p *Port) with(c net.Conn, node string, cert *x509.Certificate) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, ok := p.open[c]; !ok {
 		return false
 	}
-	p.open[c] = node
+	p.open[c] = party{node, cert}
 	return true
 }
 
@@ -258,7 +264,7 @@ func (p *Port) greet(ctx context.Context, c net.Conn, at *place, web *chanListen
 		pc.Close()
 		return
 	}
-	if err == nil && !p.with(c, pc.node) {
+	if err == nil && !p.with(c, pc.node, pc.cert) {
 		err = net.ErrClosed
 	}
 	if err != nil {

@@ -246,12 +246,12 @@ func TestStrangers(t *testing.T) {
 	ids := cluster(t, "n1", "n2")
 	_, foreign := found(t, "n3")
 	// Also where its time has not come: whose it is matters more.
-	if leaf, err := x509.ParseCertificate(foreign.cert.Load().Certificate[0]); err != nil {
+	if leaf, err := x509.ParseCertificate(foreign.own.Load().chain.Certificate[0]); err != nil {
 		t.Fatal(err)
-	} else if _, err := ids["n1"].nodeAt(leaf, time.Unix(0, 0)); err == nil || !strings.Contains(err.Error(), "not a certificate of the cluster") {
+	} else if _, err := ids["n1"].nodeAt(leaf, time.Unix(0, 0), nil); err == nil || !strings.Contains(err.Error(), "not a certificate of the cluster") {
 		t.Errorf("a stranger's certificate of the future: %v", err)
 	}
-	pub := *ids["n2"].cert.Load()
+	pub := ids["n2"].own.Load().chain
 	synctest.Test(t, func(t *testing.T) {
 		nw := newLab()
 		served := 0
@@ -303,7 +303,7 @@ func TestStrangers(t *testing.T) {
 				}
 			},
 			"no certificate":     client(func(c *tls.Config) { c.Certificates = nil }),
-			"foreign":            client(func(c *tls.Config) { c.Certificates = []tls.Certificate{*foreign.cert.Load()} }),
+			"foreign":            client(func(c *tls.Config) { c.Certificates = []tls.Certificate{foreign.own.Load().chain} }),
 			"TLS 1.2":            client(func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }),
 			"no protocol":        client(func(c *tls.Config) { c.NextProtos = nil }),
 			"another's protocol": client(func(c *tls.Config) { c.NextProtos = []string{"h2"} }),

@@ -17,7 +17,7 @@ import (
 //
 // Written, it is six groups of eight characters in Crockford's alphabet (no I, L, O, U;
 // case does not matter). Six of a group carry 30 of 180 bits: version (4), the first 88
-// bits of the cluster's [ClusterID], 88 bits of secret. Two are a Reed-Solomon code over
+// bits of the CA's [Fingerprint], 88 bits of secret. Two are a Reed-Solomon code over
 // the group and its number, so that a slip of the pen is found where it is.
 type Token struct {
 	cluster [tokenHalf]byte
@@ -36,15 +36,15 @@ const (
 	MaxToken = 256
 )
 
-// NewToken makes one for the cluster of that CA.
+// NewToken makes one for the cluster, by the CA that issues now.
 func NewToken(id *Identity) Token {
-	t := Token{cluster: half(id.id)}
+	t := Token{cluster: half(id.IssuingCA())}
 	rand.Read(t.secret[:]) // never fails: the runtime ends the program first
 	return t
 }
 
-func half(clusterID string) (h [tokenHalf]byte) {
-	b, _ := hex.DecodeString(clusterID)
+func half(fingerprint string) (h [tokenHalf]byte) {
+	b, _ := hex.DecodeString(fingerprint)
 	copy(h[:], b)
 	return h
 }
@@ -59,7 +59,8 @@ func (t Token) ID() string {
 	return string(out[:])
 }
 
-// ClusterPrefix is how the ID of the cluster begins, in hex.
+// ClusterPrefix is how the fingerprint of the cluster's CA begins, in hex. As long as the CA
+// was not changed, the cluster's ID begins so.
 func (t Token) ClusterPrefix() string { return hex.EncodeToString(t.cluster[:]) }
 
 // signer is the key that proves the token.
@@ -72,7 +73,7 @@ func (t Token) signer() ed25519.PrivateKey {
 func (t Token) Public() []byte { return t.signer().Public().(ed25519.PublicKey) }
 
 // of says whether the token is for the cluster of that CA.
-func (t Token) of(ca *x509.Certificate) bool { return t.cluster == half(ClusterID(ca)) }
+func (t Token) of(ca *x509.Certificate) bool { return t.cluster == half(Fingerprint(ca)) }
 
 // String writes the token for people.
 func (t Token) String() string {

@@ -94,7 +94,7 @@ func TestInvitationMakesAMember(t *testing.T) {
 			t.Errorf("%s: %v, %v", f, st.Mode(), err)
 		}
 	}
-	if there := present(filepath.Join(to.dir, caKeyFile)); there != nil {
+	if there := present(filepath.Join(to.dir, CAKeyFile)); there != nil {
 		t.Error("the CA's key left the host")
 	}
 	_, err = Invite(to.dir, to.gossip, "n3")
@@ -165,7 +165,7 @@ func TestLoadSaysWhatIsWrong(t *testing.T) {
 		"no certificate":  {func(h, _ host) error { return os.Remove(filepath.Join(h.dir, nodeCertFile)) }, "not complete"},
 		"no key":          {func(h, _ host) error { return os.Remove(filepath.Join(h.dir, nodeKeyFile)) }, "not complete"},
 		"readable key":    {func(h, _ host) error { return os.Chmod(filepath.Join(h.dir, nodeKeyFile), 0o640) }, "chmod 600"},
-		"readable CA key": {func(h, _ host) error { return os.Chmod(filepath.Join(h.dir, caKeyFile), 0o644) }, "chmod 600"},
+		"readable CA key": {func(h, _ host) error { return os.Chmod(filepath.Join(h.dir, CAKeyFile), 0o644) }, "chmod 600"},
 		"another's key": {func(h, o host) error {
 			return os.Rename(filepath.Join(o.dir, nodeKeyFile), filepath.Join(h.dir, nodeKeyFile))
 		}, "do not belong together"},
@@ -239,7 +239,7 @@ func TestClocks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	me, err := newIdentity(ca.cert, own, key)
+	me, err := newIdentity([]*x509.Certificate{ca.cert}, own, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func TestForeignCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, own, key, _ := b.parts()
-	me, err := newIdentity(ca.cert, own, key)
+	me, err := newIdentity([]*x509.Certificate{ca.cert}, own, key)
 	if err != nil {
 		t.Fatal(err)
 	}

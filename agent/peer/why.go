@@ -26,9 +26,9 @@ const (
 type Verdict struct {
 	// Removed says that the one who was asked takes it for removed; what proves that, where
 	// the CA's key is, is the statement.
-	Removed   bool   `json:"removed,omitempty"`
-	Statement []byte `json:"statement,omitempty"`
-	Sig       []byte `json:"sig,omitempty"` // see [Authority.Sign]
+	Removed   bool     `json:"removed,omitempty"`
+	Statement []byte   `json:"statement,omitempty"`
+	Sigs      [][]byte `json:"sigs,omitempty"` // see [Authority.Sign]; of two CAs while it is changed
 }
 
 // whyTLS is the configuration towards a node that asks why it is refused: any certificate
@@ -48,7 +48,7 @@ func (i *Identity) refused(s tls.ConnectionState) (node string, err error) {
 		return "", errors.New("the peer has no certificate")
 	}
 	cert := s.PeerCertificates[0]
-	if _, err := i.nodeAt(cert, i.floor); err != nil && !errors.Is(err, ErrRemoved) {
+	if _, err := i.nodeAt(cert, i.floor, s.PeerCertificates[1:]); err != nil && !errors.Is(err, ErrRemoved) {
 		return "", err
 	}
 	return cert.Subject.CommonName, nil

@@ -26,7 +26,7 @@ func TestWhy(t *testing.T) {
 					t.Error("not the key that was shown")
 				}
 				asked = append(asked, node)
-				return Verdict{Statement: []byte("gone"), Sig: []byte("by the CA")}
+				return Verdict{Statement: []byte("gone"), Sigs: [][]byte{[]byte("by the CA")}}
 			}})
 		if err != nil {
 			t.Fatal(err)
@@ -50,7 +50,7 @@ func TestWhy(t *testing.T) {
 			t.Errorf("refused by %q", by)
 		}
 		v, err := n2.Why(t.Context(), "n1")
-		if err != nil || string(v.Statement) != "gone" || string(v.Sig) != "by the CA" {
+		if err != nil || string(v.Statement) != "gone" || len(v.Sigs) != 1 || string(v.Sigs[0]) != "by the CA" {
 			t.Errorf("%+v, %v", v, err)
 		}
 		// Somebody who is of another cluster; it does not believe n1 either.

@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,7 +19,8 @@ type Access struct {
 	Actions []string  `json:"actions,omitempty"` // it is limited to; none = all
 	Expires time.Time `json:"expires"`
 	By      string    `json:"by,omitempty"`
-	At      time.Time `json:"at,omitzero"` // wall clock of the arbiter, for people only
+	At      time.Time `json:"at,omitzero"`  // wall clock of the arbiter, for people only
+	CA      []byte    `json:"ca,omitempty"` // by which its certificate is, see CASum; it ends with that one
 }
 
 // Bounds of what is replicated about access.
@@ -52,6 +54,9 @@ func (c Command) checkAccess() error {
 
 func (x Access) check() error {
 	errs := []error{checkName("access", x.Name), checkText("serial", x.Serial, maxLimited), checkText("role", x.Role, maxLimited), checkText("by", x.By, maxText)}
+	if len(x.CA) > keySize {
+		errs = append(errs, fmt.Errorf("the sum of its CA has %d bytes", len(x.CA)))
+	}
 	if x.Serial == "" || x.Role == "" || x.Expires.IsZero() {
 		errs = append(errs, errors.New("an access needs a serial, a role and an end"))
 	}
@@ -76,8 +81,13 @@ func (s State) changeAccess(c Command) ([]Access, error) {
 		}
 		return slices.DeleteFunc(slices.Clone(s.Access), named), nil
 	}
-	if i >= 0 && s.Access[i].Expires.After(c.At) {
+	// One of the CA that goes makes place for the next: its owner needs another file.
+	former := i >= 0 && s.Trust.CA.Stage == 2 && !bytes.Equal(s.Access[i].CA, c.Access.CA)
+	if i >= 0 && s.Access[i].Expires.After(c.At) && !former {
 		return nil, fmt.Errorf("there is an access called %s already, a %s until %s: revoke it, or choose another name", s.Access[i].Name, s.Access[i].Role, s.Access[i].Expires.UTC().Format(time.DateOnly))
+	}
+	if yes, known := s.Trust.CA.issues(c.Access.CA); s.Trust.CA.Stage == 1 || known && !yes {
+		return nil, errChanging
 	}
 	out := slices.DeleteFunc(slices.Clone(s.Access), named)
 	if len(out) >= maxAccess {

@@ -45,6 +45,9 @@ const (
 	OpEnrol       Op = "enrol"        // Node, Key
 	OpRemove      Op = "remove"       // Node, By, Why
 	OpGossipKeys  Op = "gossip-keys"  // Epoch, Keys
+	OpReplace     Op = "replace"      // Node, Key, By
+	OpCA          Op = "ca"           // Epoch, CA
+	OpRenewed     Op = "ca-renewed"   // Key (of the CA), Nodes
 )
 
 // About access from outside, see access.go.
@@ -74,11 +77,12 @@ type Command struct {
 	Access    *Access   `json:"access,omitempty"`
 	At        time.Time `json:"at,omitzero"` // wall clock of the proposer, for people only
 
-	Token *Token      `json:"token,omitempty"`
-	ID    string      `json:"id,omitempty"` // of a token
-	Node  string      `json:"node,omitempty"`
-	Key   []byte      `json:"key,omitempty"` // SHA-256 of a public key
-	Keys  *GossipKeys `json:"keys,omitempty"`
+	Token *Token       `json:"token,omitempty"`
+	ID    string       `json:"id,omitempty"` // of a token
+	Node  string       `json:"node,omitempty"`
+	Key   []byte       `json:"key,omitempty"` // SHA-256 of a public key
+	Keys  *GossipKeys  `json:"keys,omitempty"`
+	CA    *Authorities `json:"ca,omitempty"`
 }
 
 // check validates the shape of c: sizes, names, plain text.
@@ -152,7 +156,7 @@ func decode(raw []byte) (Command, error) {
 	switch head.Op {
 	case OpAccess, OpAccessRevoke:
 	case OpGrant, OpRelease, OpMachine, OpPause, OpResumed, OpInSync, OpAcknowledge, OpNote,
-		OpToken, OpTokenRevoke, OpAdmit, OpEnrol, OpRemove, OpGossipKeys:
+		OpToken, OpTokenRevoke, OpAdmit, OpEnrol, OpRemove, OpGossipKeys, OpReplace, OpCA, OpRenewed:
 	default:
 		return Command{}, fmt.Errorf("log entry %q is unknown: %w", head.Op, ErrNewer)
 	}

@@ -187,12 +187,15 @@ func (s State) apply(c Command) (State, error) {
 			return refuse("%v", err)
 		}
 		s.Access = all
-	case OpToken, OpTokenRevoke, OpAdmit, OpEnrol, OpRemove, OpGossipKeys:
+	case OpToken, OpTokenRevoke, OpAdmit, OpEnrol, OpRemove, OpGossipKeys, OpReplace, OpCA, OpRenewed:
 		t, err := s.changeTrust(c)
 		if err != nil {
 			return refuse("%w", err)
 		}
 		s.Trust = t
+		if c.Op == OpCA {
+			s.Access = s.ofIssuing(t)
+		}
 
 	default:
 		return refuse("this agent does not know it")

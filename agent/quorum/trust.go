@@ -21,11 +21,12 @@ const (
 // Trust is who is a member by whose word, and how one becomes one. Wall time is in it
 // only where a person asked for an end: in a token.
 type Trust struct {
-	Version uint64     `json:"version"`           // grows by one with each change
-	Tokens  []Token    `json:"tokens,omitempty"`  // oldest first
-	Members []Enrolled `json:"members,omitempty"` // by name
-	Removed []Removed  `json:"removed,omitempty"` // oldest first
-	Gossip  GossipKeys `json:"gossip,omitzero"`
+	Version uint64      `json:"version"`           // grows by one with each change
+	Tokens  []Token     `json:"tokens,omitempty"`  // oldest first
+	Members []Enrolled  `json:"members,omitempty"` // by name
+	Removed []Removed   `json:"removed,omitempty"` // oldest first
+	Gossip  GossipKeys  `json:"gossip,omitzero"`
+	CA      Authorities `json:"ca,omitzero"`
 }
 
 // Token lets hosts join. Who holds its secret can sign for Key; the secret itself is
@@ -150,6 +151,9 @@ func (s State) changeTrust(c Command) (Trust, error) {
 		if _, ok := t.Token(k.ID); ok {
 			return t, fmt.Errorf("there is a token %s already", k.ID)
 		}
+		if t.CA.Stage == 1 {
+			return t, errChanging
+		}
 		list := slices.Clone(t.Tokens)
 		for len(list) >= maxTokens {
 			i := slices.IndexFunc(list, func(o Token) bool { return o.dead(c.At) })
@@ -204,10 +208,23 @@ func (s State) changeTrust(c Command) (Trust, error) {
 		if member && bytes.Equal(m.Key, c.Key) {
 			return t, fmt.Errorf("%s is enrolled already", c.Node)
 		}
+		if member {
+			return t, fmt.Errorf("there is a member called %s already, with another key: `relevo token create --replace %[1]s` on a member lets another board take its place, `relevo remove %[1]s` takes it out", c.Node)
+		}
 		if i := slices.IndexFunc(t.Removed, func(r Removed) bool { return r.Node == c.Node }); i >= 0 {
 			return t, fmt.Errorf("%s was removed from the cluster by %s: it can join again with a token", c.Node, orNobody(t.Removed[i].By))
 		}
 		return t, t.enrol(c)
+
+	case OpReplace:
+		var err error
+		if t.Removed, err = removed(t.Removed, c, "replaced by another board"); err != nil {
+			return t, err
+		}
+		return t, t.enrol(c)
+
+	case OpCA, OpRenewed:
+		return t, t.changeCA(c)
 
 	case OpRemove:
 		var err error
@@ -215,6 +232,7 @@ func (s State) changeTrust(c Command) (Trust, error) {
 			return t, err
 		}
 		t.Members = slices.DeleteFunc(slices.Clone(t.Members), func(m Enrolled) bool { return m.Node == c.Node })
+		t.CA.Renewed = slices.DeleteFunc(slices.Clone(t.CA.Renewed), func(n string) bool { return n == c.Node })
 
 	case OpGossipKeys:
 		if c.Epoch != uint64(t.Gossip.Stage) {
@@ -224,6 +242,8 @@ func (s State) changeTrust(c Command) (Trust, error) {
 	}
 	return t, nil
 }
+
+var errChanging = errors.New("the CA is being changed, which what is made now would not survive: try again in some seconds; `relevo rotate status` tells how far it is")
 
 func (k Token) dead(at time.Time) bool { return k.Revoked || k.Used >= k.Uses || at.After(k.Until) }
 
@@ -258,7 +278,7 @@ func (t Trust) Check() error {
 	switch {
 	case len(t.Tokens) > maxTokens || len(t.Members) > maxNodes || len(t.Removed) > maxRemoved:
 		return fmt.Errorf("%d tokens, %d members and %d removed: more than are kept", len(t.Tokens), len(t.Members), len(t.Removed))
-	case t.Version == 0 && (len(t.Tokens) > 0 || len(t.Members) > 0 || len(t.Removed) > 0 || len(t.Gossip.Keys) > 0):
+	case t.Version == 0 && (len(t.Tokens) > 0 || len(t.Members) > 0 || len(t.Removed) > 0 || len(t.Gossip.Keys) > 0 || len(t.CA.Certs) > 0):
 		return errors.New("version 0 is not empty")
 	}
 	for _, k := range t.Tokens {
@@ -284,7 +304,7 @@ func (t Trust) Check() error {
 			return fmt.Errorf("removed: %w", err)
 		}
 	}
-	return t.Gossip.check()
+	return errors.Join(t.Gossip.check(), t.CA.check())
 }
 
 func (k Token) check() error {
@@ -328,7 +348,9 @@ func (c Command) checkTrust() error {
 			return nil // all of them
 		}
 		return checkName("id", c.ID)
-	case OpAdmit, OpEnrol:
+	case OpCA, OpRenewed:
+		return c.checkCA()
+	case OpAdmit, OpEnrol, OpReplace:
 		errs := []error{checkName("node", c.Node)}
 		if c.Op == OpAdmit || c.ID != "" {
 			errs = append(errs, checkName("id", c.ID))

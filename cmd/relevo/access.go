@@ -39,7 +39,7 @@ func newAccessCreateCommand(a *app) *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a file with which NAME can ask from another host",
 		Long: "Make a file with which NAME can ask from another host, or act, over the port that\n" +
-			"the agents use. The file is a secret. Run it on a host that keeps the cluster's CA.",
+			"the agents use. The file is a secret. It ends when the cluster's CA is changed.",
 		Example: "  sudo relevo access create laptop --role operator --ttl 30d\n  relevo --context laptop.relevo status",
 		Args:    cobra.ExactArgs(1),
 	}

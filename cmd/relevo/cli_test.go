@@ -111,7 +111,8 @@ func (f *fake) History(context.Context) (api.History, error) {
 }
 
 func (f *fake) Rotation(context.Context) (api.Rotation, error) {
-	return api.Rotation{GossipKey: api.RotationStep{Stage: 1, Stages: 3, Behind: []string{"n3"}}, Away: []string{"n4"}}, f.err
+	return api.Rotation{GossipKey: api.RotationStep{Stage: 1, Stages: 3, Behind: []string{"n3"}}, Away: []string{"n4"},
+		CA: api.CARotation{RotationStep: api.RotationStep{Stage: 2, Stages: 3}, CA: "ab", Missing: []string{"n4"}, Access: []string{"laptop"}}}, f.err
 }
 func (f *fake) Tokens(context.Context) (api.Tokens, error) {
 	at := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)

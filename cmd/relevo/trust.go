@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"relevo.dev/relevo/agent"
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/peer"
 )
@@ -147,16 +149,19 @@ func (p *place) found(out io.Writer, cluster, node string) error {
 	return nil
 }
 
-func newInviteCommand() *cobra.Command {
+func newInviteCommand(a *app) *cobra.Command {
 	var f trustFlags
 	var to string
+	var replace bool
 	cmd := &cobra.Command{
 		Use:   "invite NODE",
 		Short: "Make an invitation for another host",
 		Long: "Make an invitation: one text with everything that the host NODE needs to join,\n" +
 			"also where no member can be reached, in an image for instance. It holds NODE's\n" +
 			"key, so handle it like a password. Only voters can invite. Where a member can be\n" +
-			"reached, `relevo token create` is the better way: no key travels.",
+			"reached, `relevo token create` is the better way: no key travels.\n\n" +
+			"A member's name is bound to its key: for a board that takes the place of a dead one,\n" +
+			"--replace has the members expect the invited one, and refuse the other.",
 		Example: "  sudo relevo invite n2 | ssh n2 sudo relevo join -\n  sudo relevo invite n3 -o n3.invitation",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -167,6 +172,18 @@ func newInviteCommand() *cobra.Command {
 			inv, err := peer.Invite(p.pki, p.gossip, args[0])
 			if err != nil {
 				return asRoot(err)
+			}
+			if err := agent.MayInvite(p.data, args[0]); err != nil && !replace {
+				return asRoot(err)
+			}
+			if replace {
+				key, err := peer.InvitedKey(inv)
+				if err != nil {
+					return err
+				}
+				if _, err := a.order(cmd.Context(), api.Order{Verb: api.VerbReplace, To: args[0], Key: key}); err != nil {
+					return err
+				}
 			}
 			if to == "-" {
 				_, err = cmd.OutOrStdout().Write(inv)
@@ -179,6 +196,7 @@ func newInviteCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&replace, "replace", false, "let the invited host take the place of the member NODE, which is dead, or was removed")
 	cmd.Flags().StringVarP(&to, "output", "o", "-", "`file` to write; - is the standard output")
 	f.add(cmd, false)
 	return cmd

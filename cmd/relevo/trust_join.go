@@ -199,7 +199,8 @@ func findMembers(ctx context.Context, cfg *config.Config, t peer.Token) []string
 	for {
 		var addrs []string
 		for _, e := range b.Found() {
-			if e.Type == relevoType && strings.HasPrefix(e.Value("cluster"), t.ClusterPrefix()) {
+			// The token names the CA, which is the cluster's first one or was changed.
+			if e.Type == relevoType && strings.HasPrefix(cmp.Or(e.Value("ca"), e.Value("cluster")), t.ClusterPrefix()) {
 				addrs = append(addrs, net.JoinHostPort(e.Addr.String(), strconv.Itoa(e.Port)))
 			}
 		}

@@ -29,7 +29,7 @@ func newRotateCommand(a *app) *cobra.Command {
 			return err
 		}})
 	}
-	cmd.AddCommand(question[api.Rotation]{
+	cmd.AddCommand(newRotateCACommand(a), question[api.Rotation]{
 		use:   "status",
 		short: "Say how far a change of keys is",
 		ask:   func(ctx context.Context, c *api.Client, _ []string) (api.Rotation, error) { return c.Rotation(ctx) },
@@ -38,16 +38,59 @@ func newRotateCommand(a *app) *cobra.Command {
 	return cmd
 }
 
+func newRotateCACommand(a *app) *cobra.Command {
+	o := api.Order{Verb: api.VerbRotate, To: "ca"}
+	cmd := &cobra.Command{
+		Use:   "ca",
+		Short: "Change the CA of the cluster: all certificates are issued anew by another",
+		Long: "Change the CA of the cluster, for instance after a voter was stolen, which had the\n" +
+			"CA's key (`relevo remove` it first). All members come to believe the new CA beside\n" +
+			"the old one; then each gets a certificate by the new one, on its own key; then the\n" +
+			"old one goes. Nothing stops meanwhile. For a member that is switched off, and for\n" +
+			"nobody else, the old one is believed until it is back or removed.\n\n" +
+			"Tokens that were not used are withdrawn. The files that `relevo access create` made\n" +
+			"end with the old CA: make them anew.",
+		Example: "  sudo relevo rotate ca\n  relevo rotate status\n  sudo relevo rotate ca --finish",
+		Args:    cobra.NoArgs,
+	}
+	cmd.Flags().BoolVar(&o.Finish, "finish", false, "end a change that waits for members: they have to join again with a token")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "with --finish: also leave out members that are there")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if o.Force && !o.Finish {
+			return fmt.Errorf("--force is for --finish only")
+		}
+		done, err := a.order(cmd.Context(), o)
+		if err == nil {
+			fmt.Fprintln(a.stdout, clean(done.Text))
+		}
+		return err
+	}
+	return cmd
+}
+
 func showRotation(p *page, r api.Rotation) {
-	switch g := r.GossipKey; {
-	case g.Stage == 0:
+	if r.GossipKey.Stage == 0 && r.CA.Stage == 0 {
 		p.text("Nothing is being changed.")
-	case len(g.Behind) > 0:
-		p.text("The gossip key: step %d of %d; %s has not followed yet.", g.Stage, g.Stages, strings.Join(g.Behind, ", "))
-	default:
-		p.text("The gossip key: step %d of %d; all who are there have followed.", g.Stage, g.Stages)
+	}
+	showStep(p, "The gossip key", r.GossipKey)
+	showStep(p, "The CA", r.CA.RotationStep)
+	if len(r.CA.Missing) > 0 && r.CA.Stage > 1 {
+		p.text("Without a certificate of the new CA: %s. For them the old one is believed until they are back or removed; `relevo rotate ca --finish` ends it.", strings.Join(r.CA.Missing, ", "))
+	}
+	if len(r.CA.Access) > 0 {
+		p.text("Accesses whose files end with the old CA: %s; `relevo access create` makes them anew.", strings.Join(r.CA.Access, ", "))
 	}
 	if len(r.Away) > 0 {
 		p.text("Away, and following when they are back: %s.", strings.Join(r.Away, ", "))
+	}
+}
+
+func showStep(p *page, what string, s api.RotationStep) {
+	switch {
+	case s.Stage == 0:
+	case len(s.Behind) > 0:
+		p.text("%s: step %d of %d; not followed yet: %s.", what, s.Stage, s.Stages, strings.Join(s.Behind, ", "))
+	default:
+		p.text("%s: step %d of %d; all who are there have followed.", what, s.Stage, s.Stages)
 	}
 }

@@ -2,22 +2,26 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/peer"
 )
 
 // box is a host's file system.
 type box struct {
-	t   *testing.T
-	dir string
+	t      *testing.T
+	dir    string
+	socket string // of an agent
 }
 
-func newBox(t *testing.T) box { return box{t, t.TempDir()} }
+func newBox(t *testing.T) box { return box{t: t, dir: t.TempDir()} }
 
 func (b box) path(p string) string { return filepath.Join(b.dir, p) }
 
@@ -27,7 +31,7 @@ func (b box) relevo(stdin string, args ...string) (string, error) {
 	cmd := newInitCommand(&app{env: func(string) string { return "" }})
 	switch args[0] {
 	case "invite":
-		cmd = newInviteCommand()
+		cmd = newInviteCommand(&app{socket: b.socket, env: func(string) string { return "" }})
 	case "join":
 		cmd = newJoinCommand()
 	}
@@ -158,4 +162,43 @@ func TestTrustRefuses(t *testing.T) {
 	c.mustFail("relevo.yaml:1:1", "", "init", "--cluster", "home", "--node", "n1")
 	os.WriteFile(c.path("etc/relevo.yaml"), []byte("cluster: home\nnode: n1\n"), 0o644)
 	c.mustFail("would not find it", "", "init")
+}
+
+// asked is an agent that remembers the last order.
+type asked struct {
+	fake
+	order api.Order
+}
+
+func (f *asked) Do(_ context.Context, o api.Order) (api.Done, error) {
+	f.order = o
+	return api.Done{}, f.err
+}
+
+// TestInviteTakenName: a member's name is bound to its key; --replace says so to the members
+// before there is an invitation.
+func TestInviteTakenName(t *testing.T) {
+	a := newBox(t)
+	a.must("", "init", "--cluster", "home", "--node", "n1")
+	roll := `{"roll":{"version":3,"members":[{"node":"n2","key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","at":"2026-01-01T00:00:00Z"}],"removed":[{"node":"n3","at":"2026-01-01T00:00:00Z"}]}}`
+	if err := os.WriteFile(a.path("lib/trust.json"), []byte(roll), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.mustFail("relevo token create --replace n2", "", "invite", "n2")
+	a.mustFail("n3 was removed", "", "invite", "n3")
+	a.must("", "invite", "n4")
+	if out, err := a.relevo("", "invite", "--replace", "n2"); err == nil || strings.Contains(out, "BEGIN") {
+		t.Errorf("an invitation that the members do not know of: %v", err)
+	}
+	src := &asked{}
+	a.socket = serve(t, src)
+	inv := a.must("", "invite", "--replace", "n2")
+	key, err := peer.InvitedKey([]byte(inv))
+	if err != nil || src.order.Verb != api.VerbReplace || src.order.To != "n2" || !bytes.Equal(src.order.Key, key) {
+		t.Errorf("%+v, %v", src.order, err)
+	}
+	src.err = errors.New("n2 is alive")
+	if out, err := a.relevo("", "invite", "--replace", "n2"); err == nil || strings.Contains(out, "BEGIN") {
+		t.Errorf("an invitation that was refused: %v", err)
+	}
 }
