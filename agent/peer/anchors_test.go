@@ -220,6 +220,15 @@ func TestChangeOfCA(t *testing.T) {
 	stolen.use(cert)
 	refused("a member that has a new one", stolen, n1, ErrFormerCA)
 
+	// Who was away had heard of another new CA, whose key was lost.
+	dud, duds, err := c.old.next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := c.rules(1, "n1", "n2", "away")
+	lost.CAs, lost.Cross = []*x509.Certificate{c.old.cert, dud.cert}, duds
+	c.hears("away", lost)
+	all("another new one was begun with")
 	// Who was away is back.
 	c.hears("away", c.rules(2, "away"))
 	c.renews("away")
@@ -257,6 +266,8 @@ func TestChangeOfCA(t *testing.T) {
 	refused("afterwards, by a CA of the thief's", evil, n1, ErrUnknownCA)
 	c.hears("n1", c.rules(2, "away"))
 	refused("meanwhile, by a CA of the thief's", evil, n1, ErrUnknownCA)
+	c.hears("n1", c.rules(1, "n1", "n2", "away"))
+	refused("at its beginning, by a CA of the thief's", evil, n1, ErrFormerCA)
 	c.hears("n1", c.rules(3))
 	if keys, err := Authorities(c.home.dir); err != nil || !slices.Equal(keys, []string{Fingerprint(c.next)}) {
 		t.Errorf("keys of CAs that are left: %v, %v", keys, err)

@@ -193,7 +193,10 @@ func (i *Identity) nodeAt(cert *x509.Certificate, now time.Time, via []*x509.Cer
 		case r.Keys[node] != nil:
 			return "", fmt.Errorf("%w: %s; if another board takes its place, `relevo token create --replace %[2]s` lets it in", ErrOtherKey, node)
 		}
-		if r.Former != nil && ca.Equal(r.Former) && !(vouched && r.Waiting[node]) {
+		// While the CA is changed, the word of the one before, also for another one, counts
+		// only where the key is known.
+		known := r.Former == nil || slices.ContainsFunc(r.CAs, ca.Equal)
+		if r.Former != nil && ca.Equal(r.Former) && !(vouched && r.Waiting[node]) || !known && !vouched {
 			return "", fmt.Errorf("%w: %s; a new token, or a new invitation, lets it in", ErrFormerCA, node)
 		}
 	}
