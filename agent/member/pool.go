@@ -156,14 +156,7 @@ func (p *Pool) settings(advertise string, events chan<- serf.Event) (*serf.Confi
 	ml.PushPullInterval = time.Minute
 	ml.DeadNodeReclaimTime = time.Second // a host that came back with a new address is itself
 	ml.TCPTimeout = 3 * time.Second      // on a LAN; it also bounds how long an end can take
-	ml.Logger = newLogger(p.log)
-	if p.cfg.Transport != nil {
-		t, err := p.cfg.Transport(bind, p.cfg.Port)
-		if err != nil {
-			return nil, err
-		}
-		ml.Transport = t
-	}
+	ml.Logger = newLogger(p.log)         // also of the transport
 
 	c := serf.DefaultConfig()
 	c.Init()

@@ -109,6 +109,7 @@ func stopAll(hosts ...*host) {
 	for _, h := range hosts {
 		h.stop()
 	}
+	time.Sleep(time.Minute) // memberlist waits for no probe that is under way
 }
 
 func TestJoinTagsFailReturn(t *testing.T) {

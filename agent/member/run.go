@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/hashicorp/serf/serf"
 )
 
@@ -70,6 +71,22 @@ func (p *Pool) Run(ctx context.Context) error {
 
 var errBegin = errors.New("enter the gossip pool")
 
+// open opens the network for a session.
+func (p *Pool) open(c *memberlist.Config) error {
+	open := p.cfg.Transport
+	if open == nil {
+		open = func(bind string, port int) (memberlist.NodeAwareTransport, error) {
+			return memberlist.NewNetTransport(&memberlist.NetTransportConfig{BindAddrs: []string{bind}, BindPort: port, Logger: c.Logger})
+		}
+	}
+	t, err := open(c.BindAddr, c.BindPort)
+	if err != nil {
+		return err
+	}
+	c.Transport = bound(t)
+	return nil
+}
+
 // runSession is one life of Serf, until ctx ends or a restart at the address next
 // is wanted.
 func (p *Pool) runSession(ctx context.Context, advertise string) (next string, err error) {
@@ -78,15 +95,16 @@ func (p *Pool) runSession(ctx context.Context, advertise string) (next string, e
 	if err != nil {
 		return "", fmt.Errorf("%w at %s: %w", errBegin, advertise, err)
 	}
+	if err := p.open(conf.MemberlistConfig); err != nil {
+		return "", fmt.Errorf("%w at %s: %w; is another agent using the port?", errBegin, advertise, err)
+	}
 	p.mu.Lock()
 	conf.Tags = maps.Clone(p.tags)
 	applied := maps.Clone(p.tags)
 	p.mu.Unlock()
 	s, err := serf.Create(conf)
 	if err != nil {
-		if conf.MemberlistConfig.Transport != nil {
-			conf.MemberlistConfig.Transport.Shutdown()
-		}
+		conf.MemberlistConfig.Transport.Shutdown()
 		return "", fmt.Errorf("%w at %s: %w; is another agent using the port?", errBegin, net.JoinHostPort(advertise, strconv.Itoa(p.cfg.Port)), err)
 	}
 	self := s.LocalMember()
