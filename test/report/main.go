@@ -140,7 +140,7 @@ func (r *run) builds() {
 	section("builds without cgo")
 	for _, a := range [][2]string{{"arm", "6"}, {"arm64", ""}, {"amd64", ""}} {
 		r.check("linux/"+a[0]+map[bool]string{true: "v" + a[1]}[a[1] != ""], []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + a[0], "GOARM=" + a[1]},
-			false, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", os.DevNull, "./cmd/relevo")
+			false, "go", "build", "-tags", "nethttpomithttp2", "-trimpath", "-ldflags=-s -w", "-o", os.DevNull, "./cmd/relevo")
 	}
 }
 
