@@ -35,8 +35,8 @@ test: ## everything: lint, unit, race, controls, fuzz seeds, builds, and as root
 e2e: ## the end-to-end tests alone, on real hosts (root); RUN= chooses
 	@go run ./test/report e2e '$(RUN)'
 
-bench: ## measure: failover, replication, size, idle cost (root); writes docs/benchmarks.md
-	@go run ./test/report bench
+bench: ## measure: failover, losses, replication, idle cost, size (root); RUN= chooses; writes docs/benchmarks.md
+	@BENCH='$(RUN)' go run ./test/report bench
 
 lint: ## gofmt, vet, staticcheck, govulncheck
 	@go run ./test/report lint

@@ -21,7 +21,15 @@ type State struct {
 	Sub      string
 	Result   string // success, exit-code, watchdog, …
 	Restarts uint32
+	// KillMode is how much of a service ends when it is stopped: control-group, mixed,
+	// process, none; "" for other units.
+	KillMode string
+	// Delegate: the service looks after processes of others, as k3s does for containers.
+	Delegate bool
 }
+
+// Outlived says that processes of the unit may go on when it is stopped.
+func (s State) Outlived() bool { return s.KillMode == "process" || s.KillMode == "none" }
 
 // Down says that nothing of the unit runs, surely.
 func (s State) Down() bool { return s.Active == "inactive" || s.Active == "failed" }
@@ -110,16 +118,16 @@ func (m *Manager) Stop(ctx context.Context, unit string) error {
 	})
 }
 
-// Kill sends SIGKILL to every process of a unit, or, with KillMode=process, to its main
-// process alone: who says so means that the others outlive it, as the containers of a k3s
-// server do. A unit without processes is no error.
+// Kill sends SIGKILL to every process of a unit, or, if it is one of KillMode=process that
+// has its cgroup delegated, to its main process alone: the others are not its own, like the
+// containers of a k3s server, and outlive it. A unit without processes is no error.
 func (m *Manager) Kill(ctx context.Context, unit string) error {
 	c, err := m.connect(ctx)
 	if err != nil {
 		return fmt.Errorf("kill %s: %w", unit, err)
 	}
 	whom := dbus.All
-	if p, err := c.GetUnitTypePropertyContext(ctx, unit, "Service", "KillMode"); err == nil && p.Value.Value() == "process" {
+	if s, err := m.State(ctx, unit); err == nil && s.KillMode == "process" && s.Delegate {
 		whom = dbus.Main
 	}
 	err = c.KillUnitWithTarget(ctx, unit, whom, 9)
@@ -167,6 +175,8 @@ func (m *Manager) State(ctx context.Context, unit string) (State, error) {
 	if q, err := c.GetUnitTypePropertiesContext(ctx, unit, "Service"); err == nil {
 		s.Result, _ = q["Result"].(string)
 		s.Restarts, _ = q["NRestarts"].(uint32)
+		s.KillMode, _ = q["KillMode"].(string)
+		s.Delegate, _ = q["Delegate"].(bool)
 	}
 	return s, nil
 }

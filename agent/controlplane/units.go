@@ -171,14 +171,23 @@ func (u *Units) standby(ctx context.Context, units iter.Seq[string], do func(con
 
 const dropInName = "50-relevo.conf"
 
-func (u *Units) dropIn() string {
-	return "# Written by relevo: without the master lease this unit does not start.\n" +
+func (u *Units) dropIn(whole bool) string {
+	text := "# Written by relevo: without the master lease this unit does not start.\n" +
 		"# `relevo status` tells who holds it; removing the package removes this file.\n" +
 		"[Service]\nExecCondition=" + u.cfg.LeaseCommand + "\n"
+	if whole {
+		text += wholeUnit
+	}
+	return text
 }
 
-// InstallDropIns puts the lease in front of every service unit. Running units are
-// not touched.
+// wholeUnit is for units that would leave processes behind when they are stopped.
+const wholeUnit = "# Nothing of it may outlive the lease.\nKillMode=control-group\n"
+
+// InstallDropIns puts the lease in front of every service unit, and makes all processes of
+// a unit end with it: what is left of the control plane without the lease is no less a
+// second master for being a child. Not where the unit looks after others' processes
+// (Delegate=): those are no control plane. Running units are not touched.
 func (u *Units) InstallDropIns(ctx context.Context) error {
 	changed := false
 	for _, n := range u.cfg.Units {
@@ -187,16 +196,24 @@ func (u *Units) InstallDropIns(ctx context.Context) error {
 		}
 		dir := filepath.Join(u.cfg.DropInDir, n+".d")
 		path := filepath.Join(dir, dropInName)
-		if was, err := os.ReadFile(path); err == nil && string(was) == u.dropIn() {
+		was, err := os.ReadFile(path)
+		there := err == nil
+		s, err := u.cfg.Manager.State(ctx, n)
+		if err != nil { // the lease is what counts
+			u.cfg.Log.Warn("whether a unit leaves processes behind is not known", "unit", n, "err", err)
+		}
+		// Once this file says it systemd does not tell any more what the unit's own says.
+		whole := !s.Delegate && (s.Outlived() || there && strings.Contains(string(was), wholeUnit))
+		if there && string(was) == u.dropIn(whole) {
 			continue
 		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("put the lease in front of %s: %w", n, err)
 		}
-		if err := durable.Replace(path, []byte(u.dropIn()), 0o644); err != nil {
+		if err := durable.Replace(path, []byte(u.dropIn(whole)), 0o644); err != nil {
 			return fmt.Errorf("put the lease in front of %s: %w", n, err)
 		}
-		u.cfg.Log.Info("unit is bound to the lease", "unit", n, "file", path)
+		u.cfg.Log.Info("unit is bound to the lease", "unit", n, "file", path, "with its children", whole)
 		changed = true
 	}
 	if !changed {

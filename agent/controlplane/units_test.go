@@ -19,6 +19,7 @@ type fake struct {
 	calls []string
 	state map[string]string
 	err   map[string]error
+	mode  map[string]systemd.State // KillMode and Delegate
 }
 
 func (f *fake) do(what, unit, state string) error {
@@ -40,7 +41,8 @@ func (f *fake) Reload(context.Context) error            { return f.do("reload", 
 func (f *fake) State(_ context.Context, u string) (systemd.State, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := systemd.State{Unit: u, Load: "loaded", Active: f.state[u]}
+	s := f.mode[u]
+	s.Unit, s.Load, s.Active = u, "loaded", f.state[u]
 	if s.Active == "" {
 		s.Active, s.Load = "inactive", "not-found"
 	}
@@ -105,5 +107,42 @@ func TestDropIns(t *testing.T) {
 	}
 	if err := u.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "s.service is not-found") {
 		t.Errorf("%v", err)
+	}
+}
+
+// What a unit leaves behind when it is stopped must end with the lease, too; the
+// containers of k3s are not the control plane.
+func TestDropInsEndChildren(t *testing.T) {
+	const line = "\nKillMode=control-group\n"
+	for _, tt := range []struct {
+		name string
+		was  systemd.State
+		want bool
+	}{
+		{"the default", systemd.State{KillMode: "control-group"}, false},
+		{"SIGKILL for the children", systemd.State{KillMode: "mixed"}, false},
+		{"children are left", systemd.State{KillMode: "process"}, true},
+		{"all are left", systemd.State{KillMode: "none"}, true},
+		{"others' processes", systemd.State{KillMode: "process", Delegate: true}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			u, f := setup(t)
+			f.mode = map[string]systemd.State{"b.service": tt.was}
+			for range 2 { // the second time systemd tells what the drop-in says
+				if err := u.InstallDropIns(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				b, err := os.ReadFile(filepath.Join(u.cfg.DropInDir, "b.service.d", dropInName))
+				if err != nil || strings.Contains(string(b), line) != tt.want {
+					t.Errorf("%q, %v", b, err)
+				}
+				if tt.want {
+					f.mode["b.service"] = systemd.State{KillMode: "control-group"}
+				}
+			}
+			if n := len(f.calls); n != 1 {
+				t.Errorf("reloaded %d times", n)
+			}
+		})
 	}
 }

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"relevo.dev/relevo/agent/replica/kine"
 	"relevo.dev/relevo/agent/replica/kine/kinetest"
 )
@@ -202,8 +204,9 @@ func discard(ctx context.Context, url string, after int64) error {
 }
 
 // BenchmarkTailing is what a standby that tails costs the master: writes a second to a
-// real kine with one client, in turns with and without a standby, in one run. The standby
-// takes everything and does nothing with it: it would be another board.
+// real kine with four clients, in turns without a standby, with one, and without again, in
+// one run; each turn with one is compared with its two neighbours, and they with one
+// another. The standby takes everything and does nothing with it: it would be another board.
 func BenchmarkTailing(b *testing.B) {
 	dir, err := os.MkdirTemp(".", "bench-")
 	if err != nil {
@@ -218,47 +221,112 @@ func BenchmarkTailing(b *testing.B) {
 	if path, err = filepath.Abs(path); err != nil {
 		b.Fatal(err)
 	}
-	k := kinetest.Start(b, program, path)
+	k := kinetest.Start(b, program, path, "--compact-interval", "1h")
 	k.Put("/registry/first", "1")
-	const turn = 3 * time.Second
-	value := strings.Repeat("x", 1024)
-	n := 0
-	write := func() float64 {
-		begin := time.Now()
-		did := 0
-		for ; time.Since(begin) < turn; n++ {
-			k.Put(fmt.Sprintf("/registry/configmaps/default/object-%d", n%500), value)
-			did++
-		}
-		return float64(did) / time.Since(begin).Seconds()
-	}
+	const rounds = 100
+	write := fourClients(b, k.Client)
 	write() // warm
 	for b.Loop() {
-		var alone, tailed []float64
-		for range 5 {
-			alone = append(alone, write())
-			src := NewSource(SourceConfig{Path: path, Cluster: "home", Term: func() (uint64, bool) { return 1, true }})
-			ctx, cancel := context.WithCancel(b.Context())
-			done := make(chan error, 1)
-			go func() { done <- src.Run(ctx) }()
-			srv := httptest.NewServer(src)
-			streams, after := make(chan error, 1), k.Put("/registry/first", "1")
-			go func() { streams <- discard(ctx, srv.URL, after) }()
-			tailed = append(tailed, write())
-			srv.CloseClientConnections()
-			<-streams
-			srv.Close()
-			cancel()
-			if err := <-done; err != nil {
-				b.Fatal(err)
-			}
+		var ratio, control []float64
+		var alone, tailed spent
+		for range rounds {
+			before := alone.add(k, write)
+			during := tail(b, path, k.Put("/registry/first", "1"), func() float64 { return tailed.add(k, write) })
+			after := alone.add(k, write)
+			ratio, control = append(ratio, 2*during/(before+after)), append(control, after/before)
 		}
-		slices.Sort(alone)
-		slices.Sort(tailed)
-		b.ReportMetric(alone[2], "writes/s-alone")
-		b.ReportMetric(tailed[2], "writes/s-tailed")
-		b.ReportMetric(tailed[2]/alone[2], "ratio")
+		for name, l := range map[string][]float64{"ratio": ratio, "control": control} {
+			slices.Sort(l)
+			b.ReportMetric(l[len(l)/2], name)
+			b.ReportMetric(l[len(l)/4], name+"-p25")
+			b.ReportMetric(l[3*len(l)/4], name+"-p75")
+		}
+		for name, x := range map[string]spent{"-alone": alone, "-tailed": tailed} {
+			slices.Sort(x.rates)
+			b.ReportMetric(x.rates[len(x.rates)/2], "writes/s"+name)
+			b.ReportMetric(float64(x.kine.Microseconds())/x.writes, "kine-µs"+name)
+			b.ReportMetric(float64(x.own.Microseconds())/x.writes, "own-µs"+name)
+		}
+		b.ReportMetric(rounds, "rounds")
 	}
+}
+
+// turn is how long one of them writes.
+const turn = 400 * time.Millisecond
+
+// spent is what writes cost: CPU time of kine, and of this process, in which the clients
+// are, and the standby's both ends.
+type spent struct {
+	rates     []float64 // a second
+	writes    float64
+	kine, own time.Duration
+}
+
+func (s *spent) add(k *kinetest.Server, write func() float64) float64 {
+	own := func() time.Duration {
+		var u unix.Rusage
+		_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // cannot fail for ourselves
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	begin, kine0, own0 := time.Now(), k.CPU(), own()
+	rate := write()
+	s.rates, s.writes = append(s.rates, rate), s.writes+rate*time.Since(begin).Seconds()
+	s.kine, s.own = s.kine+k.CPU()-kine0, s.own+own()-own0
+	return rate
+}
+
+// fourClients returns a function that writes for a turn, as fast as kine takes it, and
+// says how many writes a second that were.
+func fourClients(b *testing.B, c *kinetest.Client) (write func() float64) {
+	value := strings.Repeat("x", 1024)
+	var revs [4]map[string]int64
+	for i := range revs {
+		revs[i] = map[string]int64{}
+	}
+	return func() float64 {
+		begin := time.Now()
+		var did atomic.Int64
+		var wg sync.WaitGroup
+		for i := range revs {
+			wg.Go(func() {
+				for n := 0; time.Since(begin) < turn; n++ {
+					key := fmt.Sprintf("/registry/configmaps/default/object-%d-%d", i, n%200)
+					rev, err := c.Put(b.Context(), key, value, revs[i][key])
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					revs[i][key] = rev
+					did.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		return float64(did.Load()) / time.Since(begin).Seconds()
+	}
+}
+
+// tail runs write while a standby follows from a revision on.
+func tail(b *testing.B, path string, after int64, write func() float64) float64 {
+	src := NewSource(SourceConfig{Path: path, Cluster: "home", Term: func() (uint64, bool) { return 1, true }})
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	go func() { done <- src.Run(ctx) }()
+	srv := httptest.NewServer(src)
+	streams := make(chan error, 1)
+	go func() { streams <- discard(ctx, srv.URL, after) }()
+	n := write()
+	if src.Streams() != 1 {
+		b.Error("nobody follows")
+	}
+	srv.CloseClientConnections()
+	<-streams
+	srv.Close()
+	cancel()
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
+	return n
 }
 
 // BenchmarkCompression is what it would cost to compress the stream, and what it would

@@ -24,8 +24,8 @@ type usage struct {
 }
 
 // idle measures every agent over a minute, and a serf agent beside each.
-func (b *bench) idle() {
-	t, c := b.t, b.c
+func (b *bench) idle(p func(string, ...any)) {
+	t, c := b.t, b.cluster()
 	c.waitSteady(time.Minute)
 	serf := b.buildSerf()
 	for i, n := range c.nodes {
@@ -46,6 +46,8 @@ func (b *bench) idle() {
 	time.Sleep(time.Minute)
 	minutes := time.Since(begin).Minutes()
 	after := b.usages()
+	p("Over a minute without a change; `serf agent` on the same hosts, as a measure.\n")
+	p("| process | RSS MB | CPU s/min | voluntary switches/s | written to disk kB/min |\n|---|---|---|---|---|")
 	for _, n := range c.nodes {
 		role := "voter or member only"
 		switch {
@@ -63,8 +65,8 @@ func (b *bench) idle() {
 			if unit == "relevo" {
 				name = "relevo on " + n.Name + " (" + role + ")"
 			}
-			b.idleRows = append(b.idleRows, fmt.Sprintf("| %s | %.1f | %.2f | %.0f | %.0f |", name, y.rss,
-				(y.cpu-x.cpu)/minutes, (y.switches-x.switches)/minutes/60, (y.written-x.written)/minutes))
+			p("| %s | %.1f | %.2f | %.0f | %.0f |", name, y.rss,
+				(y.cpu-x.cpu)/minutes, (y.switches-x.switches)/minutes/60, (y.written-x.written)/minutes)
 		}
 	}
 	for _, n := range c.nodes {

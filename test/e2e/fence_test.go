@@ -16,7 +16,7 @@ import (
 // plane must stop in time when the lease is lost, and must not be disturbed when it
 // is not. The audit of the whole cluster says whether two ever ran at once.
 func TestFence(t *testing.T) {
-	c := newCluster(t, options{extra: "max_failovers: 100\n"})
+	c := newCluster(t, options{extra: "max_failovers: 100\n", hosts: leaveChildren})
 	n1, n2, n4 := c.nodes[0], c.nodes[1], c.nodes[3]
 	c.waitSteady(time.Minute)
 
@@ -92,6 +92,7 @@ func TestFence(t *testing.T) {
 		}
 		ok(t, n1.LinkUp(within(t, 10*time.Second)))
 		c.waitReady(2*time.Minute, s, 2)
+		c.noChildren(t, s)
 		t.Logf("the cable was pulled at %.3f s\n%s", pulled.Seconds(), c.audit)
 	})
 
@@ -114,6 +115,7 @@ func TestFence(t *testing.T) {
 		_, err = m.Script(within(t, 30*time.Second), "rm /etc/systemd/system/*.d/90-deaf.conf; systemctl daemon-reload")
 		ok(t, err)
 		c.waitReady(2*time.Minute, next, s.Term+1)
+		c.noChildren(t, next)
 	})
 
 	c.run("the agent has no file descriptors left", func(t *testing.T) {
@@ -157,7 +159,30 @@ func TestFence(t *testing.T) {
 		_, err = m.Run(within(t, time.Minute), "systemctl", "start", "relevo.service")
 		ok(t, err)
 		c.waitReady(time.Minute, "", s.Term+1)
+		c.noChildren(t, c.mustMaster().Name)
 	})
+}
+
+// leaveChildren makes kine a unit that leaves a process behind when it is stopped, one that
+// ignores SIGTERM. It is called kine, so that the audit takes it for the control plane.
+func leaveChildren(c *cluster) {
+	for _, n := range c.nodes[:3] {
+		_, err := n.Script(within(c.t, 20*time.Second), "mkdir -p /usr/local/lib/child && ln -s /bin/sleep /usr/local/lib/child/kine")
+		ok(c.t, err)
+		ok(c.t, n.WriteFile(within(c.t, 20*time.Second), "/etc/systemd/system/kine.service.d/10-child.conf", []byte(hosts.KineWithChild), 0o644))
+	}
+}
+
+// noChildren: whoever is not the master has none of them.
+func (c *cluster) noChildren(t *testing.T, master string) {
+	t.Helper()
+	for _, n := range c.nodes[:3] {
+		out, err := n.Script(within(t, 10*time.Second), "pgrep -af '^/usr/local/lib/child/kine' || true")
+		ok(t, err)
+		if is := strings.TrimSpace(out) != ""; is != (n.Name == master) {
+			t.Errorf("%s is the master, and on %s there is: %q", master, n.Name, out)
+		}
+	}
 }
 
 // waitDown waits until a unit runs no more: "failed" is what systemd calls one that

@@ -33,6 +33,7 @@ type Reader struct {
 	path   string
 	id     fileID
 	schema Schema
+	hot    map[string]*sql.Stmt // what a stream asks a hundred times a second
 }
 
 // OpenReader opens the database and recognises its layout.
@@ -59,7 +60,34 @@ func OpenReader(ctx context.Context, path string) (*Reader, error) {
 	if journal != "wal" {
 		return nil, errors.Join(fmt.Errorf("datastore %s has journal mode %q: it can be followed only in WAL mode; start kine with _journal=WAL in its endpoint", path, journal), db.Close())
 	}
+	r.hot = map[string]*sql.Stmt{}
+	for _, q := range []string{positionQuery, compactsQuery, batchQuery} {
+		if r.hot[q], err = db.PrepareContext(ctx, q); err != nil {
+			return nil, errors.Join(fmt.Errorf("datastore %s: %w", path, err), db.Close())
+		}
+	}
 	return r, nil
+}
+
+// asked is a transaction in which some queries are prepared: on a busy master parsing them
+// anew would be half of what a stream costs.
+type asked struct {
+	*sql.Tx
+	hot map[string]*sql.Stmt
+}
+
+func (a asked) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if s := a.hot[query]; s != nil {
+		return a.StmtContext(ctx, s).QueryContext(ctx, args...)
+	}
+	return a.Tx.QueryContext(ctx, query, args...)
+}
+
+func (a asked) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if s := a.hot[query]; s != nil {
+		return a.StmtContext(ctx, s).QueryRowContext(ctx, args...)
+	}
+	return a.Tx.QueryRowContext(ctx, query, args...)
 }
 
 // Head reads the newest revision with a handle of its own, opened for it.
@@ -113,10 +141,11 @@ type Batch struct {
 // MaxBatchBytes (one row more may exceed it).
 func (r *Reader) Batch(ctx context.Context, after int64) (b Batch, err error) {
 	err = r.read(ctx, func(tx *sql.Tx) error {
-		if err := readPosition(ctx, tx, &b); err != nil || b.Head <= after {
+		q := asked{tx, r.hot}
+		if err := readPosition(ctx, q, &b); err != nil || b.Head <= after {
 			return err
 		}
-		rows, err := tx.QueryContext(ctx, `SELECT `+selectColumns+` FROM kine WHERE id > ? ORDER BY id LIMIT ?`, after, MaxBatchRows)
+		rows, err := q.QueryContext(ctx, batchQuery, after, MaxBatchRows)
 		if err != nil {
 			return err
 		}
@@ -204,6 +233,12 @@ const rowColumns = metaColumns + ", value, old_value"
 // kine writes) as NULL.
 const selectColumns = rowColumns + ", value IS NULL, old_value IS NULL"
 
+const (
+	batchQuery    = `SELECT ` + selectColumns + ` FROM kine WHERE id > ? ORDER BY id LIMIT ?`
+	positionQuery = `SELECT coalesce(max(id),0), coalesce((SELECT seq FROM sqlite_sequence WHERE name='kine'),0) FROM kine`
+	compactsQuery = `SELECT id, coalesce(prev_revision,0) FROM kine WHERE name = ? ORDER BY id LIMIT ?`
+)
+
 func scanMeta(rows *sql.Rows) (r Row, err error) {
 	err = rows.Scan(&r.ID, &r.Name, &r.Created, &r.Deleted, &r.CreateRevision, &r.PrevRevision, &r.Lease)
 	return r, err
@@ -225,10 +260,10 @@ func scanRow(rows interface{ Scan(...any) error }) (r Row, err error) {
 const maxCompactRows = 16
 
 func readPosition(ctx context.Context, q querier, b *Batch) error {
-	if err := q.QueryRowContext(ctx, `SELECT coalesce(max(id),0), coalesce((SELECT seq FROM sqlite_sequence WHERE name='kine'),0) FROM kine`).Scan(&b.Head, &b.Seq); err != nil {
+	if err := q.QueryRowContext(ctx, positionQuery).Scan(&b.Head, &b.Seq); err != nil {
 		return err
 	}
-	rows, err := q.QueryContext(ctx, `SELECT id, coalesce(prev_revision,0) FROM kine WHERE name = ? ORDER BY id LIMIT ?`, CompactKey, maxCompactRows)
+	rows, err := q.QueryContext(ctx, compactsQuery, CompactKey, maxCompactRows)
 	if err != nil {
 		return err
 	}
