@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/member"
+)
+
+// missing waits until a change of the CA waits for these hosts alone.
+func (w *world) missing(names ...string) {
+	w.t.Helper()
+	w.until(3*time.Minute, "the change of the CA waits for them alone", func() bool {
+		t := w.hosts[0].agent.quorum.State().Trust
+		return t.CA.Stage == 2 && slices.Equal(t.Waiting(), names)
+	})
+}
+
+func (w *world) missed(h *testHost) {
+	w.t.Helper()
+	w.until(time.Minute, h.name+" is missed", func() bool { m, _ := w.hosts[0].agent.member(h.name); return m.Status == member.Failed })
+}
+
+// TestWholeCATwice: a member that had its certificate by the second CA is switched off before
+// it hears that the first one has gone, and is back when the third one issues.
+func TestWholeCATwice(t *testing.T) {
+	founded(t, "n1 n2 v3 m4 m5", func(t *testing.T, w *world) {
+		n1, m4, m5 := w.host("n1"), w.host("m4"), w.host("m5")
+		w.enrolled(5)
+		w.keyed(3)
+		first := n1.agent.id.IssuingCA()
+		m4.crash()
+		w.missed(m4)
+		w.rotateCA(api.Order{})
+		w.missing("m4")
+		second := n1.agent.id.IssuingCA()
+		m5.crash() // believes the first one still
+		if cas, _, by := m5.onDisk(); len(cas) != 2 || by != second {
+			t.Fatalf("m5 believes %v and has a certificate by %s: this proves nothing", cas, by)
+		}
+		w.missed(m5)
+		m4.boot()
+		w.oneCA(first, n1, w.host("n2"), w.host("v3"), m4)
+		w.rotateCA(api.Order{})
+		w.missing("m5")
+		m5.boot()
+		w.oneCA(second, w.hosts...)
+		if by := n1.agent.id.IssuedBy(); by == first {
+			t.Error("the first CA issues")
+		}
+		w.undisturbed()
+	})
+}
+
+// TestWholeCAFailover: the master is lost in the middle of a change of the CA. A standby takes
+// over as always, and the change goes on.
+func TestWholeCAFailover(t *testing.T) {
+	founded(t, "n1 n2 v3 m4", func(t *testing.T, w *world) {
+		n1, n2, m4 := w.host("n1"), w.host("n2"), w.host("m4")
+		w.enrolled(4)
+		w.keyed(3)
+		former := n1.agent.id.IssuingCA()
+		m4.crash()
+		w.missed(m4)
+		w.steady("n1", 1)
+		w.rotateCA(api.Order{})
+		w.missing("m4")
+		n1.crash()
+		w.follows("n1", 2)
+		m4.boot()
+		w.until(3*time.Minute, "the change ends without the old master, which had a new certificate", func() bool {
+			ca := n2.agent.quorum.State().Trust.CA
+			return ca.Stage == 0 && len(ca.Certs) == 1
+		})
+		n1.boot()
+		w.oneCA(former, w.hosts...)
+		w.ready("n2", 2)
+	})
+}
