@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"relevo.dev/relevo/agent/api"
-	"relevo.dev/relevo/agent/member"
 )
 
 // missing waits until a change of the CA waits for these hosts alone.
@@ -18,11 +17,6 @@ func (w *world) missing(names ...string) {
 	})
 }
 
-func (w *world) missed(h *testHost) {
-	w.t.Helper()
-	w.until(time.Minute, h.name+" is missed", func() bool { m, _ := w.hosts[0].agent.member(h.name); return m.Status == member.Failed })
-}
-
 // TestWholeCATwice: a member that had its certificate by the second CA is switched off before
 // it hears that the first one has gone, and is back when the third one issues.
 func TestWholeCATwice(t *testing.T) {
@@ -32,7 +26,7 @@ func TestWholeCATwice(t *testing.T) {
 		w.keyed(3)
 		first := n1.agent.id.IssuingCA()
 		m4.crash()
-		w.missed(m4)
+		w.missed(m4.name)
 		w.rotateCA(api.Order{})
 		w.missing("m4")
 		second := n1.agent.id.IssuingCA()
@@ -40,7 +34,7 @@ func TestWholeCATwice(t *testing.T) {
 		if cas, _, by := m5.onDisk(); len(cas) != 2 || by != second {
 			t.Fatalf("m5 believes %v and has a certificate by %s: this proves nothing", cas, by)
 		}
-		w.missed(m5)
+		w.missed(m5.name)
 		m4.boot()
 		w.oneCA(first, n1, w.host("n2"), w.host("v3"), m4)
 		w.rotateCA(api.Order{})
@@ -63,7 +57,7 @@ func TestWholeCAFailover(t *testing.T) {
 		w.keyed(3)
 		former := n1.agent.id.IssuingCA()
 		m4.crash()
-		w.missed(m4)
+		w.missed(m4.name)
 		w.steady("n1", 1)
 		w.rotateCA(api.Order{})
 		w.missing("m4")
