@@ -19,7 +19,9 @@ type Position struct {
 	HeadRevision int64
 	// FreshAt is the last moment, on the injected clock, at which the copy had
 	// all that the master had; 0 if never since the agent started. Now minus
-	// FreshAt is the lag in seconds: it grows as well when the stream stalls.
+	// FreshAt is the lag in seconds: it grows as well when the stream stalls. It is
+	// the moment at which the master's word arrived, so it is too late by the time
+	// that this was on its way: milliseconds, more on a host that is very busy.
 	FreshAt time.Duration
 	// Complete says that a promotion could use what is here: the first copy
 	// was finished once, and the identity was mirrored entirely once.
