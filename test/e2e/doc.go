@@ -10,7 +10,8 @@
 //   - fence_test.go: every way to lose the agent without losing the host
 //   - kubernetes_test.go: Services of Kubernetes as avahi-browse on another host sees them
 //   - orders_test.go: pause, step-down, failover, acknowledge, remove
-//   - nemesis_test.go: faults in any order, and every audit after each
+//   - nemesis_test.go: faults in any order, and every audit after each; flood_test.go: one of
+//     them, connections without end
 //   - network_test.go: without avahi-daemon, and with a new address
 //   - freeze_test.go: a host that stands still, and goes on after its lease was given away
 //   - package_test.go: install, upgrade, purge

@@ -81,6 +81,7 @@ var nemeses = []nemesis{
 		}
 	}},
 	{"power cut of the master", func(t *testing.T, c *cluster, r *rand.Rand) { c.powerCut(t, c.mustMaster(), r) }},
+	{"a flood of connections, and a power cut of the master", func(t *testing.T, c *cluster, _ *rand.Rand) { c.floodedFailover(t) }},
 	{"power cut of any host", func(t *testing.T, c *cluster, r *rand.Rand) { c.powerCut(t, c.any(r), r) }},
 	{"blackout", func(t *testing.T, c *cluster, _ *rand.Rand) {
 		ok(t, c.lab.PowerCut(within(t, 30*time.Second)))
@@ -309,6 +310,9 @@ type footprint struct{ files, goroutines int }
 func (c *cluster) footprints(t *testing.T) map[string]footprint {
 	out := map[string]footprint{}
 	for _, n := range c.nodes {
+		if !n.On() {
+			continue
+		}
 		text, err := n.Script(within(t, 10*time.Second), `ls /proc/"$(systemctl show --property=MainPID --value relevo.service)"/fd | wc -l
 curl -sf http://127.0.0.1:7948/metrics | grep '^go_goroutines ' | cut -d' ' -f2`)
 		ok(t, err)
