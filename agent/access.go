@@ -51,7 +51,14 @@ func (a *agent) byOf(ctx context.Context) string {
 }
 
 // AccessList (api.Grants).
-func (a *agent) AccessList(context.Context) (api.AccessList, error) {
+func (a *agent) AccessList(ctx context.Context) (api.AccessList, error) {
+	if a.isServer() {
+		return a.accessList(ctx, "", empty{})
+	}
+	return toArbiter(ctx, a.loop, pathAccesses, empty{}, a.accessList)
+}
+
+func (a *agent) accessList(context.Context, string, empty) (api.AccessList, error) {
 	var out api.AccessList
 	for _, x := range a.quorum.State().Access {
 		out.Access = append(out.Access, accessOut(x))
@@ -169,16 +176,50 @@ func (a *agent) AccessRevoke(ctx context.Context, name string) (api.Done, error)
 	return api.Done{Text: name + " is refused from now on, by every member that the voters reach", Term: a.term.Load()}, nil
 }
 
-// Granted (api.Grants) is asked for every request from outside.
+// grantRequest asks a voter what an access may do; Why it may nothing, if that is not empty.
+type (
+	grantRequest struct {
+		Name   string `json:"name"`
+		Serial string `json:"serial"`
+	}
+	grantReply struct {
+		Access api.Access `json:"access"`
+		Why    string     `json:"why,omitempty"`
+	}
+)
+
+// Granted (api.Grants) is asked for every request from outside. A host that raft tells nothing
+// asks a voter.
 func (a *agent) Granted(name, serial string) (api.Access, error) {
+	in := grantRequest{name, serial}
+	g, err := grantReply{}, error(errNoArbiter)
+	if a.isServer() {
+		g, err = a.granted(context.Background(), "", in)
+	} else {
+		for _, node := range a.voters(false) {
+			if err = a.ask(context.Background(), node, pathGranted, in, &g); err == nil {
+				break
+			}
+		}
+	}
+	switch {
+	case err != nil:
+		return api.Access{}, fmt.Errorf("whether the access %s is good is not known here: %w", name, err)
+	case g.Why != "":
+		return api.Access{}, errors.New(g.Why)
+	}
+	return g.Access, nil
+}
+
+func (a *agent) granted(_ context.Context, _ string, in grantRequest) (grantReply, error) {
 	for _, x := range a.quorum.State().Access {
-		if x.Name != name || x.Serial != serial {
+		if x.Name != in.Name || x.Serial != in.Serial {
 			continue
 		}
 		if !time.Now().Before(x.Expires) {
-			return api.Access{}, fmt.Errorf("the access %s ended on %s: an admin can make another with `relevo access create`", name, x.Expires.UTC().Format(time.DateTime))
+			return grantReply{Why: fmt.Sprintf("the access %s ended on %s: an admin can make another with `relevo access create`", in.Name, x.Expires.UTC().Format(time.DateTime))}, nil
 		}
-		return accessOut(x), nil
+		return grantReply{Access: accessOut(x)}, nil
 	}
-	return api.Access{}, fmt.Errorf("the access %s was revoked, or this member has not heard of it yet", name)
+	return grantReply{Why: fmt.Sprintf("the access %.80s was revoked, or this member has not heard of it yet", in.Name)}, nil
 }

@@ -62,6 +62,8 @@ const (
 	pathAudit    = "/v1/audit"
 	pathAccess   = "/v1/access"
 	pathIssue    = "/v1/access/issue"
+	pathAccesses = "/v1/access/list"
+	pathGranted  = "/v1/access/granted"
 	pathProve    = "/v1/switchover/prove"
 	pathTarget   = "/v1/switchover/target"
 	pathReplica  = "/v1/replica/"
@@ -102,6 +104,8 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathOrder, a.order)
 	handle(mux, pathAccess, a.changeAccess)
 	handle(mux, pathIssue, a.issueAccess)
+	handle(mux, pathAccesses, a.accessList)
+	handle(mux, pathGranted, a.granted)
 	handle(mux, pathAudit, a.auditHere)
 	handle(mux, pathReach, a.reach)
 	handle(mux, pathProbe, a.probed)

@@ -270,10 +270,17 @@ func (a *agent) voters(alone bool) []string {
 	return out[:min(len(out), 16)]
 }
 
+// isServer says whether raft tells this host what was agreed on: those that neither vote nor
+// are candidates it does not.
+func (a *agent) isServer() bool {
+	servers, err := a.quorum.Servers()
+	return err != nil || slices.ContainsFunc(servers, func(s quorum.Server) bool { return s.Node == a.cfg.Node })
+}
+
 // seekArbiter asks the voters who is the arbiter, on a host that raft tells nothing since it
 // neither votes nor is a candidate.
 func (a *agent) seekArbiter(ctx context.Context) string {
-	if servers, err := a.quorum.Servers(); err != nil || slices.ContainsFunc(servers, func(s quorum.Server) bool { return s.Node == a.cfg.Node }) {
+	if a.isServer() {
 		return ""
 	}
 	for _, node := range a.voters(false) {

@@ -1,6 +1,10 @@
 package agent
 
 import (
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -71,5 +75,40 @@ func TestWholeCAFailover(t *testing.T) {
 		n1.boot()
 		w.oneCA(former, w.hosts...)
 		w.ready("n2", 2)
+	})
+}
+
+// TestWholeCAKept: the negative control. Where the former CA stays believed by mistake, what
+// the tests above look at shows it.
+func TestWholeCAKept(t *testing.T) {
+	founded(t, "n1 n2 v3", func(t *testing.T, w *world) {
+		n1 := w.host("n1")
+		w.enrolled(3)
+		w.keyed(3)
+		loot := w.host("n2").steal()
+		former := n1.agent.id.IssuingCA()
+		w.rotateCA(api.Order{})
+		w.oneCA(former, w.hosts...)
+		if err := w.impostor(loot, "new", "10.0.0.60").knocks(n1); err == nil {
+			t.Fatal("the former CA is believed")
+		}
+		text, err := os.ReadFile(filepath.Join(loot, "pki", "ca.crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := pem.Decode(text)
+		old, err := x509.ParseCertificate(b.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules, err := n1.agent.roll().rules()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules.CAs = append(rules.CAs, old)
+		n1.agent.id.SetRules(rules)
+		if err := w.impostor(loot, "new", "10.0.0.61").knocks(n1); err != nil {
+			t.Errorf("a CA that is believed is not: %v", err)
+		}
 	})
 }
