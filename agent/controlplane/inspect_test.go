@@ -218,3 +218,21 @@ func FuzzK3sConfig(f *testing.F) {
 		}
 	})
 }
+
+func TestProgramsAnd(t *testing.T) {
+	programs := func(versions ...string) (f Facts) {
+		for i, v := range versions {
+			f.Programs = append(f.Programs, Program{Name: []string{"kine", "kube-apiserver"}[i], Version: v})
+		}
+		return f
+	}
+	for want, f := range map[string][2]Facts{
+		"kine v0.17.5 on both, kube-apiserver v1.37.1 here and v1.37.2 on n1":                             {programs("v0.17.5", "v1.37.1"), programs("v0.17.5", "v1.37.2")},
+		"kine of an unknown version on both, kube-apiserver v1.37.1 here and of an unknown version on n1": {programs("", "v1.37.1"), programs("", "v0.0.0-master+")},
+		"kine v0.17.5 here and of an unknown version on n1, kube-apiserver of an unknown version on both": {programs("v0.17.5", ""), programs()},
+	} {
+		if got := f[0].ProgramsAnd("n1", f[1]); got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
+	}
+}

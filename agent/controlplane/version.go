@@ -1,7 +1,6 @@
 package controlplane
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,7 +143,12 @@ func parseVersion(s string) (r release, ok bool) {
 // ProgramsAnd tells the versions of this host's programs, and those of another one where they
 // differ: "kine v0.17.5 on both, kube-apiserver v1.37.1 here and v1.37.2 on n1".
 func (f Facts) ProgramsAnd(node string, theirs Facts) string {
-	name := func(v string) string { return cmp.Or(v, "of an unknown version") }
+	name := func(v string) string {
+		if _, known := parseVersion(v); !known {
+			return "of an unknown version"
+		}
+		return v
+	}
 	var out []string
 	for _, p := range f.Programs {
 		if v := theirs.version(p.Name); v != p.Version {

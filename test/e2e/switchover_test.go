@@ -51,8 +51,9 @@ func TestSwitchover(t *testing.T) {
 				t.Errorf("the check %q is not ok", check)
 			}
 		}
-		if !strings.Contains(out, "kine v") || !strings.Contains(out, "kube-apiserver v") {
-			t.Error("it does not tell the programs' versions")
+		// Those that are built for the tests have no versions; k3s's stand-in has.
+		if !strings.Contains(out, "kine of an unknown version on both, kube-apiserver of an unknown version on both") {
+			t.Error("it does not tell what runs here and there")
 		}
 		// And what speaks against it is found.
 		_, err = c.node("n2").Run(within(t, 10*time.Second), "systemctl", "mask", "kine.service")
