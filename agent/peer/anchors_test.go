@@ -316,6 +316,34 @@ func TestChangedCAAndTokens(t *testing.T) {
 	}
 }
 
+// TestRenewedWithAnotherClock: a certificate by the new CA is taken also if it ends before the
+// present one, by the clock of the host that made it: without it this host would be refused.
+func TestRenewedWithAnotherClock(t *testing.T) {
+	c := newChanging(t)
+	n2 := c.ids["n2"]
+	c.hears("n1", c.rules(2, "n1", "n2", "away"))
+	ca, err := LoadAuthority(c.home.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	early, err := ca.issueFor("n2", n2.key.Public(), ca.cert.NotBefore, n2.Ends().Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n2.Renew(c.dirs["n2"].dir, early.Raw); err == nil {
+		t.Error("a certificate by a CA that is not believed yet is taken")
+	}
+	c.hears("n2", c.rules(2, "n2", "away"))
+	if err := n2.Renew(c.dirs["n2"].dir, early.Raw); err != nil {
+		t.Error(err)
+	}
+	earlier, err := ca.issueFor("n2", n2.key.Public(), ca.cert.NotBefore, n2.Ends().Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants(t, n2.Renew(c.dirs["n2"].dir, earlier.Raw), "before the present one")
+}
+
 // TestChangedCAAndAccess: the file of an access works until the former CA goes, and says
 // then why not.
 func TestChangedCAAndAccess(t *testing.T) {
