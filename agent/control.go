@@ -216,7 +216,16 @@ func (l *loop) awaitArbiter(ctx context.Context) error {
 	defer cancel()
 	t := time.NewTicker(arbiterPause)
 	defer t.Stop()
-	for l.quorum.Leader() == "" && (l.seek == nil || l.seek(ctx) == "") {
+	known := func() bool {
+		switch l.quorum.Leader() {
+		case "":
+			return l.seek != nil && l.seek(ctx) != ""
+		case l.node: // elected a moment ago, it does not know yet what was agreed on before
+			return l.quorum.IsLeader()
+		}
+		return true
+	}
+	for !known() {
 		select {
 		case <-ctx.Done():
 			return errNoArbiter

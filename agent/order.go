@@ -26,6 +26,9 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 	case api.VerbVerify, api.VerbRehearse:
 		return a.checkStandbys(ctx, o)
 	case api.VerbTokenCreate:
+		if err := a.loop.awaitArbiter(ctx); err != nil {
+			return api.Done{}, err
+		}
 		return a.createToken(ctx, o)
 	}
 	if o.Verb == api.VerbSwitchover || o.Verb == api.VerbStepDown {
