@@ -173,6 +173,45 @@ func TestOnboard(t *testing.T) {
 		}
 	})
 
+	c.run("the doctor, and a firewall", func(t *testing.T) {
+		firewall := func(rules string) {
+			t.Helper()
+			ok(t, n1.pipe(within(t, 10*time.Second), strings.NewReader(rules), "nft", "-f", "-"))
+		}
+		ports := func(what string, is func(f api.Finding) bool) {
+			t.Helper()
+			ok(t, hosts.Until(within(t, time.Minute), what, func(ctx context.Context) error {
+				var found []api.Finding
+				if err := n1.ask(ctx, &found, "doctor"); err != nil {
+					return err
+				}
+				for _, f := range found {
+					if f.Check == "ports" && is(f) {
+						t.Logf("%s: %+v", what, f)
+						return nil
+					}
+				}
+				return fmt.Errorf("it found %+v", found)
+			}))
+		}
+		ports("all ports open", func(f api.Finding) bool { return f.Result == api.FindingOK })
+		// What is established goes on, as with ufw.
+		firewall(`table inet fw {
+	chain input {
+		type filter hook input priority 0; policy accept;
+		udp dport 7946 drop
+		ct state established,related accept
+		tcp dport 7947 drop
+	}
+}`)
+		ports("a firewall before two of them", func(f api.Finding) bool {
+			return f.Result == api.FindingWrong && strings.Contains(f.What, "n2 does not get in at tcp 7947") && strings.Contains(f.What, "udp 7946") &&
+				!strings.Contains(f.What, "tcp 7946") && strings.Contains(f.Do, "ufw allow 7947/tcp")
+		})
+		firewall("delete table inet fw\n")
+		ports("all ports open again", func(f api.Finding) bool { return f.Result == api.FindingOK })
+	})
+
 	c.run("the doctor", func(t *testing.T) {
 		var found []api.Finding
 		// An announcement takes its time after the agent began anew.
