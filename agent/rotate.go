@@ -171,10 +171,10 @@ func (a *agent) remove(ctx context.Context, o api.Order, d api.Done) (api.Done, 
 		return d, fmt.Errorf("%s is no member: `relevo members` shows who is", o.To)
 	case a.roll().gone(o.To):
 		return d, fmt.Errorf("%s was removed already", o.To)
-	case o.To == a.cfg.Node:
-		return d, fmt.Errorf("%s is the arbiter, which cannot remove itself: run `relevo leave` on it, and remove it then", o.To)
 	case inPool && m.Status == member.Alive && !o.Force && s.Holder == o.To && !s.Released:
 		return d, fmt.Errorf("%s is the master, and it is alive: `relevo switchover` hands over without loss, then remove it; or, if it is not in your hands any more, --force refuses it at once, and a standby follows when its lease has run out, with what was copied by then", o.To)
+	case o.To == a.cfg.Node:
+		return d, fmt.Errorf("%s is the arbiter, which cannot remove itself: run `relevo leave` on it, and remove it then", o.To)
 	case inPool && m.Status == member.Alive && !o.Force:
 		return d, fmt.Errorf("%s is alive: run `relevo leave` on it first; or, if it is not in your hands any more, --force refuses it at once", o.To)
 	case inPool && m.Status == member.Alive && s.Holder == o.To && !s.Released && s.Pause.Phase != quorum.Running:

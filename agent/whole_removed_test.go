@@ -33,6 +33,13 @@ func TestWholeRemoved(t *testing.T) {
 		n1, n2, m4 := w.host("n1"), w.host("n2"), w.host("m4")
 		w.steady("n1", 1)
 		w.enrolled(4)
+		arbiter := w.host(n1.agent.quorum.Leader())
+		if _, err := m4.order(api.Order{Verb: api.VerbRemove, To: "n1"}); err == nil || !strings.Contains(err.Error(), "n1 is the master, and it is alive: `relevo switchover`") {
+			t.Errorf("removal of the master: %v", err)
+		}
+		if _, err := m4.order(api.Order{Verb: api.VerbRemove, To: arbiter.name}); err == nil || !strings.Contains(err.Error(), "cannot remove itself") {
+			t.Errorf("removal of the arbiter: %v", err)
+		}
 		m4.crash()
 		w.until(time.Minute, "m4 is missed", func() bool { m, _ := n1.agent.member("m4"); return m.Status == member.Failed })
 		for _, name := range []string{"m4", "n2"} {
