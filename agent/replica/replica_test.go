@@ -113,8 +113,8 @@ func equal(t *testing.T, f *Follower, w *kinetest.Writer) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if !reflect.DeepEqual(info.Schema, r.Schema()) {
-		t.Fatalf("the copy has the layout %+v, the master %+v", info.Schema, r.Schema())
+	if s, err := r.Schema(t.Context()); err != nil || !reflect.DeepEqual(info.Schema, s) {
+		t.Fatalf("the copy has the layout %q, the master %q, %v", info.Schema.Indexes, s.Indexes, err)
 	}
 }
 
@@ -276,6 +276,20 @@ func TestReplacedDatastore(t *testing.T) {
 	w.Put("/registry/end", "1")
 	wait(t, f, "the new head", fresh(w))
 	stop()
+	equal(t, f, w)
+}
+
+// TestIndexAdded: an index that kine makes while its datastore is being tailed is in the copy
+// from the next stream on.
+func TestIndexAdded(t *testing.T) {
+	w := kinetest.New(t, filepath.Join(t.TempDir(), "state.db"), false)
+	w.Exec("DROP INDEX kine_id_deleted_index")
+	f := NewFollower(config(t, getter(address(newHost(t, w, "home")))))
+	stop := run(t, f.Run)
+	wait(t, f, "the head", fresh(w))
+	stop()
+	w.Exec("CREATE INDEX kine_id_deleted_index ON kine (id,deleted)")
+	w.Put("/registry/after", "1")
 	equal(t, f, w)
 }
 

@@ -99,7 +99,10 @@ func (st *stream) begin(ctx context.Context) error {
 	if err != nil {
 		return st.failed(err)
 	}
-	h := header{version: version, cluster: st.src.cfg.Cluster, schema: st.r.Schema(), head: b.Head}
+	h := header{version: version, cluster: st.src.cfg.Cluster, head: b.Head}
+	if h.schema, err = st.r.Schema(ctx); err != nil {
+		return st.failed(err)
+	}
 	if h.forks, err = st.r.Forks(ctx); err != nil {
 		return st.failed(err)
 	}

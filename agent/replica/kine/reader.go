@@ -28,12 +28,11 @@ var ErrReplaced = errors.New("the datastore file was replaced")
 // transaction. It works while kine runs, after kine was killed, and while kine
 // is stopped.
 type Reader struct {
-	mu     sync.RWMutex // held for reading while a transaction is open
-	db     *sql.DB
-	path   string
-	id     fileID
-	schema Schema
-	hot    map[string]*sql.Stmt // what a stream asks a hundred times a second
+	mu   sync.RWMutex // held for reading while a transaction is open
+	db   *sql.DB
+	path string
+	id   fileID
+	hot  map[string]*sql.Stmt // what a stream asks a hundred times a second
 }
 
 // OpenReader opens the database and recognises its layout.
@@ -50,7 +49,7 @@ func OpenReader(ctx context.Context, path string) (*Reader, error) {
 		return nil, fmt.Errorf("open the datastore %s: %w", path, err)
 	}
 	r := &Reader{db: db, path: path, id: id}
-	if r.schema, err = readSchema(ctx, db); err != nil {
+	if _, err := readSchema(ctx, db); err != nil {
 		return nil, errors.Join(fmt.Errorf("datastore %s: %w", path, err), db.Close())
 	}
 	var journal string
@@ -103,8 +102,15 @@ func Head(ctx context.Context, path string) (head int64, err error) {
 	return head, nil
 }
 
-// Schema is the layout found at opening.
-func (r *Reader) Schema() Schema { return r.schema }
+// Schema is the layout at this moment: kine adds indexes with time, one after the other
+// when it starts.
+func (r *Reader) Schema(ctx context.Context) (s Schema, err error) {
+	err = r.read(ctx, func(tx *sql.Tx) error {
+		s, err = readSchema(ctx, tx)
+		return err
+	})
+	return s, err
+}
 
 // Close waits for reads under way and lets go of the file: it must not be open
 // when a datastore is moved aside or restored.
