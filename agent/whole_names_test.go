@@ -36,7 +36,7 @@ func TestWholeNameAndKey(t *testing.T) {
 			t.Errorf("one that is alive is replaced: %v", err)
 		}
 		m4.crash()
-		w.until(time.Minute, "it is missed", func() bool { m, _ := n1.agent.member("m4"); return m.Status == member.Failed })
+		w.missed("m4")
 		if _, err := n1.order(api.Order{Verb: api.VerbReplace, To: "m4", Key: id.KeySum()}); err != nil {
 			t.Fatal(err)
 		}

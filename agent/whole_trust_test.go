@@ -229,7 +229,7 @@ func TestWholeRotation(t *testing.T) {
 			t.Fatal(err)
 		}
 		away.crash()
-		w.until(time.Minute, "it is missed", func() bool { m, _ := n1.agent.member(away.name); return m.Status == member.Failed })
+		w.missed(away.name)
 		tok := w.token("n1", api.TokenSpec{})
 		if _, err := n1.order(api.Order{Verb: api.VerbRotate, To: "tokens"}); err != nil {
 			t.Error(err)
