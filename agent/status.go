@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"relevo.dev/relevo/agent/api"
@@ -24,18 +25,17 @@ import (
 // Status is the cluster as this host sees it, and what its members say.
 func (a *agent) Status(ctx context.Context) (api.Status, error) {
 	answers, failed := a.askAll(ctx)
-	st := a.quorum.State()
-	s := api.Status{Cluster: a.id.Cluster(), ClusterID: a.id.ClusterID(), Node: a.cfg.Node, Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Neighbours: a.nearby()}
+	st, err := a.viewFrom(answers)
+	s := api.Status{Cluster: a.id.Cluster(), ClusterID: a.id.ClusterID(), Node: a.cfg.Node, Version: a.opts.Version, Role: a.role(), Term: max(a.term.Load(), st.Term), Neighbours: a.nearby()}
 	members := a.pool.Members()
 	alive := map[string]bool{}
 	for _, m := range members {
 		alive[m.Node] = m.Status == member.Alive
 	}
-	servers, err := a.quorum.Servers()
 	if err != nil {
 		s.Problems = append(s.Problems, api.Problem{Severity: api.Critical, What: "the voters are not known", Why: err.Error()})
 	}
-	for _, sv := range servers {
+	for _, sv := range st.Servers {
 		if sv.Voter {
 			s.Quorum.Voters++
 			if alive[sv.Node] {
@@ -43,17 +43,12 @@ func (a *agent) Status(ctx context.Context) (api.Status, error) {
 			}
 		}
 	}
-	s.Quorum.Leader = a.quorum.Leader()
+	s.Quorum.Leader = st.Arbiter
 	s.Quorum.HaveQuorum = s.Quorum.Leader != ""
 	// A holder that has lost its lease knows best that it is no master.
-	lost := st.Holder == a.cfg.Node && a.host != nil && a.phase() != lease.Master && a.quorum.Leader() == ""
+	lost := st.Holder == a.cfg.Node && a.host != nil && a.phase() != lease.Master && st.Arbiter == ""
 	if st.Holder != "" && !st.Released && !lost {
-		m := &api.Master{Node: st.Holder, Term: st.Term}
-		for _, h := range st.History {
-			if h.Term == st.Term {
-				m.Since = h.At.UTC()
-			}
-		}
+		m := &api.Master{Node: st.Holder, Term: st.Term, Since: st.Since}
 		if h, ok := answers[st.Holder]; ok {
 			if h.Lease >= 0 {
 				m.LeaseRemaining = &h.Lease
@@ -96,12 +91,12 @@ func (a *agent) Status(ctx context.Context) (api.Status, error) {
 	if st.Pause.Phase != "" {
 		s.Pause = &api.Pause{Phase: string(st.Pause.Phase), By: st.Pause.By, Why: st.Pause.Why, Since: st.Pause.At.UTC()}
 	}
-	s.Problems = append(s.Problems, a.problems(s, answers, failed, members)...)
+	s.Problems = append(s.Problems, a.problems(s, st.Holder, answers, failed, members)...)
 	return s, nil
 }
 
 // problems, the worst first.
-func (a *agent) problems(s api.Status, answers map[string]summary, failed map[string]error, members []member.Member) []api.Problem {
+func (a *agent) problems(s api.Status, holder string, answers map[string]summary, failed map[string]error, members []member.Member) []api.Problem {
 	var out []api.Problem
 	critical := func(what, why, do string) {
 		out = append(out, api.Problem{Severity: api.Critical, What: what, Why: why, Do: do})
@@ -125,7 +120,7 @@ func (a *agent) problems(s api.Status, answers map[string]summary, failed map[st
 		critical("the API of the master "+s.Master.Node+" does not work", s.Master.API, "`systemctl status` of the control plane's units on "+s.Master.Node)
 	}
 	if p := s.Pause; p != nil {
-		out = append(out, pauseProblem(p, a.quorum.State().Holder))
+		out = append(out, pauseProblem(p, holder))
 	}
 	if s.Quorum.Voters < 3 {
 		critical("no automatic failover: fewer than 3 voters", fmt.Sprintf("%d vote", s.Quorum.Voters), "add hosts; one that only votes (a Pi Zero) is enough")
@@ -234,18 +229,20 @@ func errText(err error) string {
 }
 
 // Members is the pool.
-func (a *agent) Members(context.Context) (api.Members, error) {
+func (a *agent) Members(ctx context.Context) (api.Members, error) {
 	voters := map[string]bool{}
-	servers, _ := a.quorum.Servers()
-	for _, s := range servers {
+	v, err := a.see(ctx)
+	if err != nil {
+		a.complain("the voters are not known", err)
+	}
+	for _, s := range v.Servers {
 		voters[s.Node] = s.Voter
 	}
-	arbiter := a.quorum.Leader()
 	out := api.Members{Members: []api.Member{}}
 	for _, m := range a.pool.Members() {
 		out.Members = append(out.Members, api.Member{
 			Node: m.Node, Address: net.JoinHostPort(m.Addr, strconv.Itoa(m.Port)), Status: string(m.Status), Role: api.Role(cmp.Or(m.Tags[tagRole], "member")),
-			Voter: voters[m.Node], Arbiter: m.Node == arbiter, Candidate: m.Tags[tagCandidate] != "", Version: m.Tags[tagVersion], Since: a.seen.since(m.Node).UTC(),
+			Voter: voters[m.Node], Arbiter: m.Node == v.Arbiter, Candidate: m.Tags[tagCandidate] != "", Version: m.Tags[tagVersion], Since: a.seen.since(m.Node).UTC(),
 			Conditions: gossiped(m), Copy: gossipedCopy(m),
 		})
 	}
@@ -265,6 +262,9 @@ func gossipedCopy(m member.Member) api.CopyAge {
 func (a *agent) History(context.Context) (api.History, error) {
 	out := api.History{Changes: []api.Change{}}
 	st := a.quorum.State()
+	if st.Term == 0 && !a.isServer() {
+		return out, fmt.Errorf("this host has no history: it neither votes nor is a candidate, or is not let in yet; ask on one that does, as %s", cmp.Or(strings.Join(a.voters(false), ", "), "the founder"))
+	}
 	for _, h := range slices.Backward(st.History) {
 		c := api.Change{Term: h.Term, Holder: h.Holder, Previous: h.Previous, At: h.At.UTC(), Automatic: h.Automatic, By: h.By, Reason: h.Reason, Notes: h.Notes}
 		if steps := a.steps.Load(); steps != nil && h.Term == st.Term && h.Holder == a.cfg.Node {
@@ -305,13 +305,17 @@ func (a *agent) oneLine() string {
 	if s.Holder == a.cfg.Node && !s.Released {
 		who = fmt.Sprintf("this host is the master in term %d", s.Term)
 	}
-	n := 0
+	n, told := 0, a.isServer()
 	for _, m := range a.pool.Members() {
-		if m.Status == member.Alive {
-			n++
+		if m.Status != member.Alive {
+			continue
+		}
+		n++
+		if !told && api.Role(m.Tags[tagRole]) == api.RoleMaster { // raft tells this host nothing
+			who = m.Node + " is the master, says gossip"
 		}
 	}
-	if a.quorum.Leader() == "" {
+	if told && a.quorum.Leader() == "" {
 		who += "; no quorum"
 	}
 	return fmt.Sprintf("%s: %s; %d members", a.id.Cluster(), who, n)

@@ -32,6 +32,7 @@ type summary struct {
 	Board   []api.Finding `json:"board,omitempty"`
 	Judge   *judgement    `json:"judge,omitempty"` // of the arbiter
 	Arbiter string        `json:"arbiter"`         // whom it takes for the arbiter
+	View    *view         `json:"view,omitempty"`  // of what was agreed on; null where raft tells it nothing
 }
 
 type judgement struct {
@@ -47,6 +48,11 @@ type judgement struct {
 
 func (a *agent) summary(ctx context.Context) summary {
 	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Conditions: a.monitor.Conditions(), Phase: "none", Arbiter: a.quorum.Leader()}
+	if a.isServer() {
+		if v, err := a.ownView(); err == nil {
+			s.View = &v
+		}
+	}
 	_, s.Findings = a.found()
 	if f := a.wanting.Load(); f != nil {
 		s.Board = *f

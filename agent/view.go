@@ -1,0 +1,59 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"relevo.dev/relevo/agent/quorum"
+)
+
+// view is what was agreed on, as far as it is told in a status. A host that neither votes nor
+// is a candidate is told nothing by raft: it asks those who are.
+type view struct {
+	Term     uint64       `json:"term"`
+	Holder   string       `json:"holder"`
+	Released bool         `json:"released,omitempty"`
+	Since    time.Time    `json:"since,omitzero"`
+	Pause    quorum.Pause `json:"pause,omitzero"`
+	Arbiter  string       `json:"arbiter,omitempty"`
+	// Servers are those whom raft tells, voters or not.
+	Servers []quorum.Server `json:"servers"`
+}
+
+// ownView is what this host knows; an error says that it does not.
+func (a *agent) ownView() (view, error) {
+	st := a.quorum.State()
+	v := view{Term: st.Term, Holder: st.Holder, Released: st.Released, Pause: st.Pause, Arbiter: a.quorum.Leader()}
+	for _, h := range st.History {
+		if h.Term == st.Term {
+			v.Since = h.At.UTC()
+		}
+	}
+	var err error
+	v.Servers, err = a.quorum.Servers()
+	return v, err
+}
+
+// viewFrom is this host's view, or, where raft tells it nothing, the newest of those in
+// answers; of two of one term the one that knows an arbiter.
+func (a *agent) viewFrom(answers map[string]summary) (view, error) {
+	if a.isServer() {
+		return a.ownView()
+	}
+	var best view
+	for _, s := range answers {
+		if v := s.View; v != nil && len(v.Servers) > 0 && (v.Term > best.Term || v.Term == best.Term && best.Arbiter == "") {
+			best = *v
+		}
+	}
+	return best, nil
+}
+
+// see is viewFrom without answers, which are asked for only where they are needed.
+func (a *agent) see(ctx context.Context) (view, error) {
+	if a.isServer() {
+		return a.ownView()
+	}
+	answers, _ := a.askAll(ctx)
+	return a.viewFrom(answers)
+}
