@@ -61,7 +61,7 @@ echo "$RELEVO_EVENT $RELEVO_NODE $RELEVO_CONDITION$RELEVO_ROLE $RELEVO_STATUS $(
 `, `#!/bin/sh
 setsid sleep 7777 &
 sleep 7777
-`, "#!/bin/sh\nexit 3\n", "#!/bin/sh\nyes 'as loud as it can be' | head -c 5000000\n"
+`, "#!/bin/sh\nexit 3\n", "#!/bin/sh\nyes 'as loud as it can be' | head -c 5000000; sleep 3\n"
 		ctx := within(t, 30*time.Second)
 		for name, text := range map[string]string{"note": note, "sleepy": sleepy, "broken": broken, "loud": loud, "strangers": note} {
 			ok(t, n4.WriteFile(ctx, "/etc/relevo/hooks.d/"+name, []byte(text), 0o755))
