@@ -173,13 +173,17 @@ func TestOrders(t *testing.T) {
 			return err
 		}))
 		c.removed(lost, "root@n4")
-		var ms api.Members
-		ok(t, n4.ask(within(t, 10*time.Second), &ms, "members"))
-		for _, m := range ms.Members {
-			if m.Node == lost.Name && m.Status == "alive" {
-				t.Errorf("%s was removed, and is a member: %+v", lost.Name, m)
+		// It may have gossiped before it knew, if the gossip key was not changed yet.
+		ok(t, hosts.Until(within(t, 30*time.Second), "it to be no member", func(ctx context.Context) error {
+			var ms api.Members
+			err := n4.ask(ctx, &ms, "members")
+			for _, m := range ms.Members {
+				if err == nil && m.Node == lost.Name && m.Status == "alive" {
+					err = fmt.Errorf("%s was removed, and is a member: %+v", lost.Name, m)
+				}
 			}
-		}
+			return err
+		}))
 		if now, err := n4.status(within(t, 10*time.Second)); err != nil || now.Master == nil || now.Master.Node != s.Master.Node {
 			t.Errorf("the master is not %s any more: %+v, %v", s.Master.Node, now.Master, err)
 		}
