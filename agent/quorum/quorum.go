@@ -269,6 +269,8 @@ func (q *Quorum) wait(ctx context.Context, what string, f raft.Future) error {
 			return fmt.Errorf("%s: %w", what, q.notLeader())
 		case errors.Is(err, raft.ErrLeadershipLost):
 			return fmt.Errorf("%s: the arbiter changed meanwhile, look whether it was done: %w", what, err)
+		case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+			return fmt.Errorf("%s: the arbiter's office is just moving to another host, and nothing was changed: try again in some seconds (%w)", what, err)
 		}
 		return fmt.Errorf("%s: %w", what, err)
 	case <-ctx.Done():

@@ -1,8 +1,10 @@
 package quorum
 
 import (
+	"errors"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -47,6 +49,28 @@ func TestTransferToTheUnreachable(t *testing.T) {
 			c.apply(n1, grant(2, "n1"))
 		})
 	}
+}
+
+// TestApplyWhileMoving: who orders something while the office moves is told to try again.
+func TestApplyWhileMoving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		n1 := c.form(3, 0)
+		defer c.stopAll()
+		c.net.deafen(true, "n1", "n2")
+		c.apply(n1, grant(1, "n1"))
+		moved := make(chan error, 1)
+		go func() { moved <- n1.TransferTo(t.Context(), "n2") }()
+		synctest.Wait()
+		err := n1.Apply(t.Context(), grant(2, "n1"))
+		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) || !strings.Contains(err.Error(), "try again in some seconds") {
+			t.Errorf("ordered while the office moves: %v", err)
+		}
+		if err := <-moved; err == nil {
+			t.Error("n2 cannot be reached, and took over")
+		}
+		c.await("the office to rest", func() bool { return n1.Apply(t.Context(), grant(2, "n1")) == nil })
+	})
 }
 
 // TestTransferRestIsNeeded is the negative control: without the rest raft is stuck, as
