@@ -187,12 +187,29 @@ func NextAuthority(dir string) (ca, cross *x509.Certificate, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	cas, err := readCerts(filepath.Join(dir, caCertFile))
+	if err != nil {
+		return nil, nil, err
+	}
 	b, cross, err := a.next()
 	if err != nil {
 		return nil, nil, err
 	}
+	// What nobody agreed on before is left behind, but for the newest: an answer may be late.
+	others := 0
+	for i := len(keys) - 1; i >= 0; i-- {
+		if slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return belong(keys[i], ca) }) {
+			continue
+		}
+		if others++; others > keepProposed {
+			keys = slices.Delete(keys, i, i+1)
+		}
+	}
 	return b.cert, cross, writeKeys(filepath.Join(dir, CAKeyFile), append(keys, b.key))
 }
+
+// keepProposed is how many keys of CAs that nobody believes are kept.
+const keepProposed = 3
 
 // WriteCAs notes which CAs are believed, the one that issues first.
 func WriteCAs(dir string, cas []*x509.Certificate) error {

@@ -441,3 +441,28 @@ func TestKeysOfCAs(t *testing.T) {
 		t.Errorf("%v, %v", st, err)
 	}
 }
+
+// TestCAsThatNobodyAgreedOn: a change that is ordered again and again, and never agreed on,
+// leaves a file of keys that can be read.
+func TestCAsThatNobodyAgreedOn(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Init(dir, filepath.Join(t.TempDir(), "gossip.key"), "home", "n1"); err != nil {
+		t.Fatal(err)
+	}
+	first, err := Authorities(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last string
+	for range 20 {
+		ca, _, err := NextAuthority(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = Fingerprint(ca)
+	}
+	have, err := Authorities(dir)
+	if err != nil || have[0] != first[0] || have[len(have)-1] != last || len(have) != keepProposed+2 {
+		t.Errorf("%v, %v: the first is %s, the newest %s", have, err, first, last)
+	}
+}
