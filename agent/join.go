@@ -135,7 +135,7 @@ func (a *agent) admit(ctx context.Context, from string, in admitRequest) (admitR
 	}
 	t := a.quorum.State().Trust
 	// Gossip takes a while to notice that one which was removed is silent.
-	gone := roll{Members: t.Members, Removed: t.Removed}.gone(in.Node)
+	gone := rollOf(t).gone(in.Node)
 	if m, ok := a.member(in.Node); ok && m.Status == member.Alive && !gone {
 		e, enrolled := t.Member(in.Node)
 		if !enrolled || e.Token != in.Token || string(e.Key) != string(in.Key) {

@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -60,7 +58,7 @@ func (r roll) removalOf(node string, key []byte) (out removal, ok bool) {
 func (a *agent) why(node string, key []byte) peer.Verdict {
 	r := a.roll()
 	if t := a.quorum.State().Trust; t.Version > r.Version {
-		r = roll{Version: t.Version, Members: t.Members, Removed: t.Removed}
+		r = rollOf(t)
 	}
 	x, ok := r.removalOf(node, key)
 	if !ok {
@@ -196,15 +194,10 @@ func (a *agent) removedPath() string { return filepath.Join(a.cfg.DataDir, remov
 
 // wasRemoved says whether this host knew, when it was switched off, that it was removed.
 func (a *agent) wasRemoved() (*removal, error) {
-	f, err := os.Open(a.removedPath())
+	b, err := readBounded(a.removedPath(), maxRemoval)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read whether this host was removed: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRemoval+1))
 	if err != nil {
 		return nil, fmt.Errorf("read whether this host was removed: %w", err)
 	}

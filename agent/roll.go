@@ -36,6 +36,11 @@ func rollOf(t quorum.Trust) roll {
 	return roll{Version: t.Version, Members: t.Members, Removed: t.Removed, Gossip: t.Gossip, CA: t.CA}
 }
 
+// trust is the part of the replicated state that the roll is made of.
+func (r roll) trust() quorum.Trust {
+	return quorum.Trust{Version: r.Version, Members: r.Members, Removed: r.Removed, Gossip: r.Gossip, CA: r.CA}
+}
+
 func rollIn(dataDir string) string { return filepath.Join(dataDir, "trust.json") }
 
 func (a *agent) rollPath() string { return rollIn(a.cfg.DataDir) }
@@ -65,12 +70,7 @@ func (a *agent) readRoll() error {
 }
 
 func loadRoll(path string) (r roll, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return r, fmt.Errorf("read who is a member: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRoll+1))
+	b, err := readBounded(path, maxRoll)
 	if err != nil {
 		return r, fmt.Errorf("read who is a member: %w", err)
 	}
@@ -84,6 +84,17 @@ func loadRoll(path string) (r roll, err error) {
 	return r, err
 }
 
+// readBounded reads a file, but not much more than limit bytes of it: whoever parses it
+// refuses what is longer.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit+1))
+}
+
 // MayInvite says whether the host node would be let in with an invitation that is made now,
 // as far as the data directory of this host knows.
 func MayInvite(dataDir, node string) error {
@@ -94,7 +105,7 @@ func MayInvite(dataDir, node string) error {
 	if err != nil {
 		return err
 	}
-	_, member := quorum.Trust{Members: r.Members}.Member(node)
+	_, member := r.trust().Member(node)
 	switch {
 	case member:
 		return fmt.Errorf("there is a member called %s already, and its name is bound to its key: if another board takes its place, `relevo token create --replace %[1]s` lets it in, or, where no member can be reached, `relevo invite --replace %[1]s`", node)
@@ -122,7 +133,7 @@ func parseRoll(b []byte) (roll, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return roll{}, err
 	}
-	return r, quorum.Trust{Version: r.Version, Members: r.Members, Removed: r.Removed, Gossip: r.Gossip, CA: r.CA}.Check()
+	return r, r.trust().Check()
 }
 
 func (r roll) rules() (peer.Rules, error) {
@@ -138,12 +149,12 @@ func (r roll) rules() (peer.Rules, error) {
 
 // has says whether node is enrolled with that key.
 func (r roll) has(node string, key []byte) bool {
-	m, ok := quorum.Trust{Members: r.Members}.Member(node)
+	m, ok := r.trust().Member(node)
 	return ok && bytes.Equal(m.Key, key)
 }
 
 // gone says whether node was removed and has not come back.
 func (r roll) gone(node string) bool {
-	_, back := quorum.Trust{Members: r.Members}.Member(node)
+	_, back := r.trust().Member(node)
 	return !back && slices.ContainsFunc(r.Removed, func(x quorum.Removed) bool { return x.Node == node })
 }

@@ -62,7 +62,7 @@ func (r roll) believe(rules *peer.Rules) error {
 	}
 	rules.CAs, rules.Cross, rules.Waiting = cas, cross, map[string]bool{}
 	rules.Former = cas[r.CA.Stage-1] // the old one is the first, and then the second
-	for _, n := range (quorum.Trust{Members: r.Members, CA: r.CA}).Waiting() {
+	for _, n := range r.trust().Waiting() {
 		rules.Waiting[n] = true
 	}
 	return nil
@@ -85,7 +85,7 @@ func (a *agent) followCA(was, now roll) error {
 	if now.CA.Stage > 0 {
 		return nil
 	}
-	for _, n := range (quorum.Trust{Members: was.Members, CA: was.CA}).Waiting() {
+	for _, n := range was.trust().Waiting() {
 		if n == a.cfg.Node {
 			if a.id.Outdated() {
 				a.log.Error("the CA was changed without this host: the others refuse it; it can join again with a token", "make_one_with", "relevo token create --replace "+a.cfg.Node)
