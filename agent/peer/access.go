@@ -75,7 +75,7 @@ func IssueAccess(dir, name string, pub ed25519.PublicKey, until time.Time) (cert
 	if len(pub) != ed25519.PublicKeySize {
 		return nil, nil, errors.New("the key is no ed25519 key")
 	}
-	a, err := loadAuthority(dir)
+	a, err := LoadAuthority(dir)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -179,15 +179,11 @@ func (a *Authority) next() (*Authority, *x509.Certificate, error) {
 // NextAuthority makes another CA for the cluster, and keeps its key beside the present
 // one's. cross is the new CA's key signed by the present one. Nobody believes it yet.
 func NextAuthority(dir string) (ca, cross *x509.Certificate, err error) {
-	a, err := loadAuthority(dir)
+	a, err := LoadAuthority(dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, err := readKeys(filepath.Join(dir, CAKeyFile))
-	if err != nil {
-		return nil, nil, err
-	}
-	cas, err := readCerts(filepath.Join(dir, caCertFile))
+	cas, keys, err := readAuthorities(dir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -198,7 +194,7 @@ func NextAuthority(dir string) (ca, cross *x509.Certificate, err error) {
 	// What nobody agreed on before is left behind, but for the newest: an answer may be late.
 	others := 0
 	for i := len(keys) - 1; i >= 0; i-- {
-		if slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return belong(keys[i], ca) }) {
+		if ofAny(cas, keys[i]) {
 			continue
 		}
 		if others++; others > keepProposed {
@@ -269,7 +265,7 @@ func KeepAuthority(dir string, pkcs8 ...[]byte) error {
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return belong(key, ca) }) {
+		if !ofAny(cas, key) {
 			continue // of a CA that goes, or is not heard of here yet
 		}
 		ours = true
@@ -300,9 +296,7 @@ func PruneAuthority(dir string) error {
 	if err != nil {
 		return err
 	}
-	left := slices.DeleteFunc(slices.Clone(keys), func(k ed25519.PrivateKey) bool {
-		return !slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return belong(k, ca) })
-	})
+	left := slices.DeleteFunc(slices.Clone(keys), func(k ed25519.PrivateKey) bool { return !ofAny(cas, k) })
 	switch {
 	case len(left) == len(keys):
 		return nil

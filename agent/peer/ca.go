@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -119,29 +120,31 @@ func signed(what string, statement []byte) []byte {
 }
 
 // LoadAuthority reads the key of the CA that issues, where this host keeps it.
-func LoadAuthority(dir string) (*Authority, error) { return loadAuthority(dir) }
+func LoadAuthority(dir string) (*Authority, error) {
+	all, err := LoadAuthorities(dir)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
 
 // LoadAuthorities reads the keys of all CAs that are believed here, where this host keeps
-// them, the one that issues first.
+// them, the one that issues first: without its key it is an error.
 func LoadAuthorities(dir string) ([]*Authority, error) {
-	first, err := loadAuthority(dir)
+	cas, keys, err := readAuthorities(dir)
 	if err != nil {
 		return nil, err
 	}
-	out := []*Authority{first}
-	cas, err := readCerts(filepath.Join(dir, caCertFile))
-	if err != nil {
-		return nil, err
-	}
-	keys, err := readKeys(filepath.Join(dir, CAKeyFile))
-	for _, ca := range cas[1:] {
-		for _, k := range keys {
-			if belong(k, ca) {
-				out = append(out, &Authority{ca, k})
-			}
+	var out []*Authority
+	for _, ca := range cas {
+		if i := slices.IndexFunc(keys, func(k ed25519.PrivateKey) bool { return belong(k, ca) }); i >= 0 {
+			out = append(out, &Authority{ca, keys[i]})
 		}
 	}
-	return out, err
+	if len(out) == 0 || out[0].cert != cas[0] {
+		return nil, fmt.Errorf("this host does not keep the CA's key: %s and %s in %s do not belong together; a voter gets it from the others", caCertFile, CAKeyFile, dir)
+	}
+	return out, nil
 }
 
 func (a *Authority) issueFor(node string, pub crypto.PublicKey, from, to time.Time) (*x509.Certificate, error) {
@@ -168,27 +171,26 @@ func serial() *big.Int {
 	return new(big.Int).SetBytes(b)
 }
 
-func loadAuthority(dir string) (*Authority, error) {
-	certs, err := readCerts(filepath.Join(dir, caCertFile))
+// readAuthorities reads the CAs that are believed, the one that issues first, and all keys of
+// CAs that are here.
+func readAuthorities(dir string) (cas []*x509.Certificate, keys []ed25519.PrivateKey, err error) {
+	cas, err = readCerts(filepath.Join(dir, caCertFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("this host belongs to no cluster yet (%w): `relevo init` founds one", err)
+		return nil, nil, fmt.Errorf("this host belongs to no cluster yet (%w): `relevo init` founds one", err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	keys, err := readKeys(filepath.Join(dir, CAKeyFile))
+	keys, err = readKeys(filepath.Join(dir, CAKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("this host does not keep the CA's key (%s): only voters do", filepath.Join(dir, CAKeyFile))
+		return nil, nil, fmt.Errorf("this host does not keep the CA's key (%s): only voters do", filepath.Join(dir, CAKeyFile))
 	}
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range keys {
-		if belong(k, certs[0]) {
-			return &Authority{certs[0], k}, nil
-		}
-	}
-	return nil, fmt.Errorf("this host does not keep the CA's key: %s and %s in %s do not belong together; a voter gets it from the others", caCertFile, CAKeyFile, dir)
+	return cas, keys, err
+}
+
+// ofAny says whether a key is that of one of the CAs.
+func ofAny(cas []*x509.Certificate, key ed25519.PrivateKey) bool {
+	return slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return belong(key, ca) })
 }
 
 func belong(key ed25519.PrivateKey, cert *x509.Certificate) bool {

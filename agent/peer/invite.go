@@ -57,7 +57,7 @@ func (a *Authority) bundle(node string, gossip []byte) (*bundle, error) {
 // secret. Whether the members let a host of that name in with it, they decide: a name is
 // bound to the key with which it is enrolled.
 func Invite(dir, gossipKeyFile, node string) ([]byte, error) {
-	a, err := loadAuthority(dir)
+	a, err := LoadAuthority(dir)
 	if err != nil {
 		return nil, fmt.Errorf("invite %.80s: %w", node, err)
 	}
