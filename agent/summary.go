@@ -48,10 +48,8 @@ type judgement struct {
 
 func (a *agent) summary(ctx context.Context) summary {
 	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Conditions: a.monitor.Conditions(), Phase: "none", Arbiter: a.quorum.Leader()}
-	if a.isServer() {
-		if v, err := a.ownView(); err == nil {
-			s.View = &v
-		}
+	if v, err := a.ownView(); err == nil && v.tells(a.cfg.Node) {
+		s.View = &v
 	}
 	_, s.Findings = a.found()
 	if f := a.wanting.Load(); f != nil {

@@ -274,7 +274,7 @@ func (a *agent) voters(alone bool) []string {
 // are candidates it does not.
 func (a *agent) isServer() bool {
 	servers, err := a.quorum.Servers()
-	return err != nil || slices.ContainsFunc(servers, func(s quorum.Server) bool { return s.Node == a.cfg.Node })
+	return err != nil || view{Servers: servers}.tells(a.cfg.Node)
 }
 
 // seekArbiter asks the voters who is the arbiter, on a host that raft tells nothing since it

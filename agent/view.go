@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"relevo.dev/relevo/agent/quorum"
@@ -15,9 +16,14 @@ type view struct {
 	Released bool         `json:"released,omitempty"`
 	Since    time.Time    `json:"since,omitzero"`
 	Pause    quorum.Pause `json:"pause,omitzero"`
-	Arbiter  string       `json:"arbiter,omitempty"`
 	// Servers are those whom raft tells, voters or not.
 	Servers []quorum.Server `json:"servers"`
+	Arbiter string          `json:"-"` // as in the summary
+}
+
+// tells says whether raft tells a node what was agreed on.
+func (v view) tells(node string) bool {
+	return slices.ContainsFunc(v.Servers, func(s quorum.Server) bool { return s.Node == node })
 }
 
 // ownView is what this host knows; an error says that it does not.
@@ -37,13 +43,14 @@ func (a *agent) ownView() (view, error) {
 // viewFrom is this host's view, or, where raft tells it nothing, the newest of those in
 // answers; of two of one term the one that knows an arbiter.
 func (a *agent) viewFrom(answers map[string]summary) (view, error) {
-	if a.isServer() {
-		return a.ownView()
+	if v, err := a.ownView(); err != nil || v.tells(a.cfg.Node) {
+		return v, err
 	}
 	var best view
 	for _, s := range answers {
 		if v := s.View; v != nil && len(v.Servers) > 0 && (v.Term > best.Term || v.Term == best.Term && best.Arbiter == "") {
 			best = *v
+			best.Arbiter = s.Arbiter
 		}
 	}
 	return best, nil
@@ -51,8 +58,8 @@ func (a *agent) viewFrom(answers map[string]summary) (view, error) {
 
 // see is viewFrom without answers, which are asked for only where they are needed.
 func (a *agent) see(ctx context.Context) (view, error) {
-	if a.isServer() {
-		return a.ownView()
+	if v, err := a.ownView(); err != nil || v.tells(a.cfg.Node) {
+		return v, err
 	}
 	answers, _ := a.askAll(ctx)
 	return a.viewFrom(answers)
