@@ -135,11 +135,7 @@ func newAccessRevokeCommand(a *app) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			done, err := c.AccessRevoke(cmd.Context(), args[0])
-			if err == nil {
-				fmt.Fprintln(a.stdout, clean(done.Text))
-			}
-			return err
+			return a.tell(c.AccessRevoke(cmd.Context(), args[0]))
 		},
 	}
 }

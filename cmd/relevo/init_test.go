@@ -79,24 +79,34 @@ func TestInitLooks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, out, err := c.n.init(t)
-			if c.fails != "" {
-				if err == nil || !strings.Contains(err.Error(), c.fails) {
-					t.Errorf("%v\n%s", err, out)
-				}
+			vip, founded := outcome(t, c.fails, cfg, out, err)
+			if !founded {
 				return
-			}
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			vip := ""
-			if cfg.Candidate != nil && cfg.Candidate.VIP != nil {
-				vip = cfg.Candidate.VIP.Address.String()
 			}
 			if cfg.Cluster != c.cluster || (cfg.Candidate != nil) != c.candidate || vip != c.vip || !strings.Contains(out, c.says) {
 				t.Errorf("cluster %s, candidate %+v\n%s", cfg.Cluster, cfg.Candidate, out)
 			}
 		})
 	}
+}
+
+// outcome checks how init ended: with an error in which fails is, or, if that is empty, with
+// a configuration, whose virtual IP it returns.
+func outcome(t *testing.T, fails string, cfg *config.Config, out string, err error) (vip string, founded bool) {
+	t.Helper()
+	if fails != "" {
+		if err == nil || !strings.Contains(err.Error(), fails) {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return "", false
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if cfg.Candidate != nil && cfg.Candidate.VIP != nil {
+		vip = cfg.Candidate.VIP.Address.String()
+	}
+	return vip, true
 }
 
 // TestInitBeside: a cluster that is there already is told, and not founded beside by accident.
@@ -129,18 +139,9 @@ func TestInitBeside(t *testing.T) {
 			if !strings.Contains(out, "home (5f2a9c0b…) is on this network already, with n1, n2") {
 				t.Errorf("the neighbour is not told: %s", out)
 			}
-			if c.fails != "" {
-				if err == nil || !strings.Contains(err.Error(), c.fails) {
-					t.Errorf("%v\n%s", err, out)
-				}
+			got, founded := outcome(t, c.fails, cfg, out, err)
+			if !founded {
 				return
-			}
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			got := ""
-			if cfg.Candidate != nil && cfg.Candidate.VIP != nil {
-				got = cfg.Candidate.VIP.Address.String()
 			}
 			if cfg.Cluster != c.cluster || got != c.vip {
 				t.Errorf("cluster %s with %s\n%s", cfg.Cluster, got, out)

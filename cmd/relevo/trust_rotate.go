@@ -22,11 +22,7 @@ func newRotateCommand(a *app) *cobra.Command {
 		{"tokens", "Withdraw all tokens that were made so far"},
 	} {
 		cmd.AddCommand(&cobra.Command{Use: what.what, Short: what.short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-			done, err := a.order(cmd.Context(), api.Order{Verb: api.VerbRotate, To: what.what})
-			if err == nil {
-				fmt.Fprintln(a.stdout, clean(done.Text))
-			}
-			return err
+			return a.tell(a.order(cmd.Context(), api.Order{Verb: api.VerbRotate, To: what.what}))
 		}})
 	}
 	cmd.AddCommand(newRotateCACommand(a), question[api.Rotation]{
@@ -59,11 +55,7 @@ func newRotateCACommand(a *app) *cobra.Command {
 		if o.Force && !o.Finish {
 			return fmt.Errorf("--force is for --finish only")
 		}
-		done, err := a.order(cmd.Context(), o)
-		if err == nil {
-			fmt.Fprintln(a.stdout, clean(done.Text))
-		}
-		return err
+		return a.tell(a.order(cmd.Context(), o))
 	}
 	return cmd
 }

@@ -79,13 +79,17 @@ func newTokenRevokeCommand(a *app) *cobra.Command {
 		case len(args) == 1 || !*all:
 			return fmt.Errorf("which token: an ID as `relevo token list` shows it, or --all")
 		}
-		done, err := a.order(cmd.Context(), o)
-		if err == nil {
-			fmt.Fprintln(a.stdout, clean(done.Text))
-		}
-		return err
+		return a.tell(a.order(cmd.Context(), o))
 	}
 	return cmd
+}
+
+// tell prints what was done.
+func (a *app) tell(done api.Done, err error) error {
+	if err == nil {
+		fmt.Fprintln(a.stdout, clean(done.Text))
+	}
+	return err
 }
 
 // order has the agent carry one out.
