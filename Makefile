@@ -45,7 +45,7 @@ lint: ## gofmt, vet, staticcheck, govulncheck
 soak: ## the lease simulator for SOAK= (default 10m); prints a failing seed, shrunk
 	@go test ./agent/lease/sim -run Schedules -soak $${SOAK:-10m} -first $${FIRST:-$$(date +%s)000} -timeout 0 -v
 
-nemesis: ## N= random faults on real hosts from SEED=, with all audits after each, and N= rounds of losses (root)
+nemesis: ## N= random faults on real hosts from SEED= (FAULT= in their names), with all audits after each, and N= rounds of losses (root)
 	@NEMESIS=$${N:-50} go run ./test/report e2e '^Test(Nemesis|Loss|WallClock|Card|Health)$$'
 
 model: ## the lease with fence and watchdog as a formal model, every state of it (spin; under 2 GB)
