@@ -215,7 +215,7 @@ func TestWallClock(t *testing.T) {
 				c.waitReady(2*time.Minute, "", 0)
 				w.waitFor(t, 10, time.Minute)
 				w.end()
-				term = c.auditAll(t, w, term, before)
+				term = c.auditAll(t, w, term, before, false)
 				if lost := c.check(w, n4); len(lost) > 0 {
 					t.Errorf("%d acknowledged writes are lost", len(lost))
 				}
