@@ -45,6 +45,18 @@ func (r *realAPI) must(c *Client, verb, path, body string) {
 	}
 }
 
+// clear takes away what a test published, and web; NAME-x is the slice of NAME.
+func (r *realAPI) clear(names ...string) {
+	c := r.client("secret", "")
+	for _, name := range append(names, "web") {
+		for _, path := range []string{services + "/" + name, slicesPath + "/" + name + "-x"} {
+			if err := r.send(c, "DELETE", path, ""); err != nil && !apierrors.IsNotFound(err) {
+				r.t.Error(err)
+			}
+		}
+	}
+}
+
 const services = "/api/v1/namespaces/default/services"
 
 func slice(service string, ready bool) string {
@@ -118,10 +130,10 @@ func web(name string, port int) string {
 	return fmt.Sprintf("default/%s/http: %[1]s|_http._tcp home-kubernetes 192.168.1.100 %d", name, port)
 }
 
-// TestRealServices follows a real API server: create, change, endpoints gone and back,
+// realServices follows a real API server: create, change, endpoints gone and back,
 // delete, a restart, a compaction, a server that is gone while things change.
-func TestRealServices(t *testing.T) {
-	r := startReal(t)
+func realServices(t *testing.T, r *realAPI) {
+	defer r.clear("two", "three")
 	c := r.client("secret", "")
 	f := follow(t, r.client("secret", ""), "")
 	f.until("nothing")
@@ -170,10 +182,10 @@ func TestRealServices(t *testing.T) {
 	f.until("deleted and created around a restart", web("three", 30083))
 }
 
-// TestRealToken: the manifests give a token that reads what it must and writes
+// realToken: the manifests give a token that reads what it must and writes
 // nothing, and a token that is rotated is read again.
-func TestRealToken(t *testing.T) {
-	r := startReal(t)
+func realToken(t *testing.T, r *realAPI) {
+	defer r.clear()
 	c := r.client("secret", "")
 	r.must(c, "POST", services, serviceText("web", 30080))
 	r.must(c, "POST", slicesPath, slice("web", true))
@@ -191,7 +203,9 @@ func TestRealToken(t *testing.T) {
 		t.Errorf("the lasting token: %q, %v", got, err)
 	}
 	path := r.file("rotated", "not a token")
-	f := follow(t, r.clientOf(path), "")
+	owner := *r
+	owner.t = r.all
+	f := follow(r.all, owner.clientOf(path), "")
 	for !strings.Contains(f.w.Trouble(), "credentials") {
 		select {
 		case <-f.w.Changes():
@@ -200,7 +214,7 @@ func TestRealToken(t *testing.T) {
 	}
 	t.Logf("with a wrong token: %s", f.w.Trouble())
 	r.file("rotated", token)
-	f.until("with a right token", web("web", 30080))
+	r.rotating = f
 	reader := r.clientOf(path)
 	for _, w := range []struct{ verb, path, body string }{
 		{"POST", services, serviceText("evil", 30099)}, {"DELETE", services + "/web", ""}, {"POST", "/api/v1/namespaces/default/configmaps", `{"metadata": {"name": "x"}}`},
@@ -210,6 +224,16 @@ func TestRealToken(t *testing.T) {
 			t.Errorf("%s %s with the reader's token: %v, want it forbidden", w.verb, w.path, err)
 		}
 	}
+}
+
+// rotatedToken: the watcher that was refused reads its file anew. client-go does so once a
+// minute, so that minute is spent on the other tests.
+func rotatedToken(t *testing.T, r *realAPI) {
+	c := r.client("secret", "")
+	r.must(c, "POST", services, serviceText("web", 30080))
+	r.must(c, "POST", slicesPath, slice("web", true))
+	r.rotating.t = t
+	r.rotating.until("with a right token", web("web", 30080))
 }
 
 // apply is what kubectl apply -f does.
@@ -234,10 +258,9 @@ func yamlObject(t *testing.T, doc string) (o map[string]any) {
 	return o
 }
 
-// TestRealConditions writes conditions to a Node that has others, with the narrow
+// realConditions writes conditions to a Node that has others, with the narrow
 // token, and to none at all.
-func TestRealConditions(t *testing.T) {
-	r := startReal(t)
+func realConditions(t *testing.T, r *realAPI) {
 	c := r.client("secret", "")
 	for _, doc := range strings.Split(Manifests(RBAC{Namespace: "kube-system", Conditions: true, Nodes: []string{"n1", "n9"}}), "\n---\n") {
 		r.apply(c, doc)

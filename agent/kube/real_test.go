@@ -19,12 +19,34 @@ import (
 	"relevo.dev/relevo/test/hosts"
 )
 
+// TestReal is all that is tried with the real thing, one after the other: its start takes
+// as long as the rest.
+func TestReal(t *testing.T) {
+	all := startReal(t)
+	for _, test := range []struct {
+		name string
+		do   func(*testing.T, *realAPI)
+	}{
+		{"Token", realToken}, {"Services", realServices}, {"Conditions", realConditions},
+		{"Canary", realCanary}, {"Takeover", realTakeover}, {"RotatedToken", rotatedToken},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := *all
+			r.t = t
+			test.do(t, &r)
+			all.rotating = r.rotating
+		})
+	}
+}
+
 // realAPI is kube-apiserver on kine, on loopback.
 type realAPI struct {
 	t        *testing.T
 	dir, url string
 	server   func() // starts the API server
 	running  map[string]*exec.Cmd
+	all      *testing.T // ends after all that is tried with it
+	rotating *followed  // had a wrong token, and has a right one
 }
 
 // startReal starts them and waits until the API is ready; they end with the test.
@@ -34,7 +56,7 @@ func startReal(t *testing.T) *realAPI {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &realAPI{t: t, dir: t.TempDir(), running: map[string]*exec.Cmd{}}
+	r := &realAPI{t: t, all: t, dir: t.TempDir(), running: map[string]*exec.Cmd{}}
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -119,9 +141,8 @@ func ok(t *testing.T, err error) {
 	}
 }
 
-// TestRealAPIServer runs the canary against it.
-func TestRealAPIServer(t *testing.T) {
-	r := startReal(t)
+// realCanary runs the canary against it.
+func realCanary(t *testing.T, r *realAPI) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	c := r.client("secret", "")

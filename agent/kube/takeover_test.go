@@ -26,9 +26,8 @@ func send(t *testing.T, c *Client, verb, path, body string) map[string]any {
 	return out
 }
 
-// TestTakeoverObjects: leases and nodes of a real API server.
-func TestTakeoverObjects(t *testing.T) {
-	r := startReal(t)
+// realTakeover: leases and nodes of a real API server.
+func realTakeover(t *testing.T, r *realAPI) {
 	c := r.client("secret", "pi-two")
 	ctx := t.Context()
 	_, err := c.Canary(ctx, "n2", 2) // and kube-system is there
