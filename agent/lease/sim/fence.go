@@ -1,47 +1,59 @@
 package sim
 
 import (
+	"math/bits"
 	"time"
 
 	"relevo.dev/relevo/agent/lease"
 )
 
-// confirm asks every voter for its raft term, as quorum.Confirm does.
+// ballot is one question to every voter, as quorum.Confirm asks it: is this still your
+// raft term?
+type ballot struct {
+	yes  uint64        // a bit for each host that said so
+	told func(ok bool) // nil = the answer is known
+}
+
 func (n *node) confirm(told func(ok bool)) {
-	term := n.raft.term
 	if n.w.cfg.NoConfirm {
 		told(true)
 		return
 	}
-	yes := map[int]bool{n.id: true}
-	done := false
-	settle := func() {
-		if !done && len(yes) > n.w.voters()/2 {
-			done = true
-			told(n.raft.role == leader && n.raft.term == term)
-		}
-	}
-	settle()
+	e := &entries{term: n.raft.term, ballot: &ballot{1 << n.id, told}}
+	n.settle(e)
 	for _, m := range n.w.nodes {
-		if m == n || !m.voter {
-			continue
+		if m != n && m.voter {
+			n.w.tell(n, m, (*node).asked, e)
 		}
-		n.w.send(n, m, func() {
-			theirs := m.raft.term
-			n.w.send(m, n, func() {
-				if theirs == term {
-					yes[m.id] = true
-					settle()
-				}
-			})
-		})
 	}
 	n.after(n.w.tm.TTL/3, func() {
-		if !done {
-			done = true
+		if told := e.told; told != nil {
+			e.told = nil
 			told(false)
 		}
 	})
+}
+
+func (n *node) asked(from *node, e *entries) {
+	answer := (*node).denied
+	if n.raft.term == e.term {
+		answer = (*node).confirmed
+	}
+	n.w.tell(n, from, answer, e)
+}
+
+func (n *node) denied(*node, *entries) {}
+
+func (n *node) confirmed(by *node, e *entries) {
+	e.yes |= 1 << by.id
+	n.settle(e)
+}
+
+func (n *node) settle(e *entries) {
+	if told := e.told; told != nil && bits.OnesCount64(e.yes) > n.w.voters()/2 {
+		e.told = nil
+		told(n.raft.role == leader && n.raft.term == e.term)
+	}
 }
 
 // switchOff is the fence device: a switch that is reached over another wire, takes its
@@ -60,14 +72,14 @@ func (n *node) switchOff(a lease.Fence) {
 		}
 		w.at(quick(), func() {
 			w.trace("the fence answers %s: off: %v", n.name, works)
-			n.run(life, func() {
+			n.run(life, event{to: n, do: func() {
 				if works {
 					w.res.Fenced++
 					n.arb(lease.FenceConfirmed{ID: a.ID})
 				} else {
 					n.arb(lease.FenceFailed{ID: a.ID})
 				}
-			})
+			}})
 		})
 	})
 }

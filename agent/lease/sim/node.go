@@ -27,7 +27,8 @@ type node struct {
 	skew      time.Duration // its clock = skew + real × (1 + ppm/1e6)
 	ppm       int64
 	powered   bool
-	frozen    bool          // everything on the host stands still, only time goes on
+	frozen    bool          // everything on the host stands still, only time goes on,
+	frozenTo  time.Duration // in real time, until this
 	thawed    time.Duration // real time of the last thaw; <0 = never
 	voter     bool
 	candidate bool
@@ -38,7 +39,7 @@ type node struct {
 	up       bool
 	turn     func() // its loop, made once
 	stopped  bool   // SIGSTOP
-	deferred []func()
+	deferred []event
 
 	// the lease note in /run, and PID 1's timer
 	note      lease.Lease
@@ -75,29 +76,30 @@ func (n *node) clock() lease.Time { return n.skew + n.w.now + n.w.now*time.Durat
 // real converts a duration on the node's clock to real time.
 func (n *node) real(d time.Duration) time.Duration { return d - d*time.Duration(n.ppm)/1_000_000 }
 
-// run does f in the agent's process, or when it runs again.
-func (n *node) run(life int, f func()) {
+// run lets e come to the agent's process, or when it runs again.
+func (n *node) run(life int, e event) {
 	switch {
 	case !n.powered || !n.up || n.life != life:
 	case n.stopped || n.frozen:
-		n.deferred = append(n.deferred, f)
+		n.deferred = append(n.deferred, e)
 	default:
-		f()
+		e.act()
 	}
 }
 
 // after is a timer of the agent's process, on the node's clock.
 func (n *node) after(d time.Duration, f func()) {
-	n.w.put(n.real(d)+n.w.between(0, 2*time.Millisecond), event{f, n, n.life})
+	n.w.put(n.real(d)+n.w.between(0, 2*time.Millisecond), event{do: f, to: n, life: n.life})
 }
 
 func (n *node) resume() {
-	fs := n.deferred
+	es := n.deferred
 	n.deferred = nil
 	// What lies in the buffers comes in any order between connections.
-	n.w.rng.Shuffle(len(fs), func(i, j int) { fs[i], fs[j] = fs[j], fs[i] })
-	for i, f := range fs {
-		n.w.put(time.Duration(i)*50*time.Microsecond, event{f, n, n.life})
+	n.w.rng.Shuffle(len(es), func(i, j int) { es[i], es[j] = es[j], es[i] })
+	for i, e := range es {
+		e.life = n.life
+		n.w.put(time.Duration(i)*50*time.Microsecond, e)
 	}
 }
 
@@ -147,19 +149,24 @@ func (n *node) pulse() {
 // watchdog is PID 1's: it kills an agent that does not pulse in time. Its timer is
 // up to 250 ms late, and the abort before the kill takes up to 300 ms.
 func (n *node) watchdog(life int) {
-	was := n.expires
-	n.w.at(n.expires-n.w.now+n.w.between(0, 550*time.Millisecond), func() {
-		n.onHost(func() {
-			switch {
-			case !n.up || n.life != life:
-			case n.expires != was:
-				n.watchdog(life)
-			default:
-				n.w.trace("%s watchdog kills the agent", n.name)
-				n.endAgent(true)
-			}
-		})
-	})
+	was := time.Duration(0)
+	var again func()
+	look := func() {
+		switch {
+		case !n.up || n.life != life:
+		case n.expires != was:
+			again()
+		default:
+			n.w.trace("%s watchdog kills the agent", n.name)
+			n.endAgent(true)
+		}
+	}
+	rings := func() { n.onHost(look) }
+	again = func() {
+		was = n.expires
+		n.w.at(n.expires-n.w.now+n.w.between(0, 550*time.Millisecond), rings)
+	}
+	again()
 }
 
 // endAgent: the process ends, for whatever reason; PID 1 runs the fence.
@@ -349,7 +356,8 @@ func (n *node) sendReport() {
 		c.FreshAge = 0
 	}
 	c.Ready = (own || n.copyTerm > 0 && n.copyTerm >= f.Served) && n.units == down && n.phase() == lease.Standby
-	n.w.send(n, to, func() { to.arb(lease.Reported{Candidate: c}) })
+	var said lease.Event = lease.Reported{Candidate: c}
+	n.w.send(n, to, func() { to.arb(said) })
 }
 
 func (n *node) doArbiter(a lease.Action) {

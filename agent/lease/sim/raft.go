@@ -171,35 +171,35 @@ func (n *node) follow(term uint64, leaderID int) {
 // entries is what a leader tells all others: its whole log. The simulated one is short,
 // and what is of interest here is who believes what, not how logs are matched.
 type entries struct {
-	from   *node
-	term   uint64
-	log    []entry
-	commit int
-	sent   time.Duration
+	term    uint64
+	log     []entry
+	commit  int
+	sent    time.Duration
+	*ballot // or only a question
 }
 
 func (n *node) replicate() {
 	r := &n.raft
-	e := &entries{n, r.term, r.log[:len(r.log):len(r.log)], r.commit, n.clock()}
+	e := &entries{r.term, r.log[:len(r.log):len(r.log)], r.commit, n.clock(), nil}
 	for _, m := range n.w.nodes {
 		if m != n {
-			n.w.send(n, m, func() { m.take(e) })
+			n.w.tell(n, m, (*node).take, e)
 		}
 	}
 }
 
-func (n *node) take(e *entries) {
+func (n *node) take(from *node, e *entries) {
 	r := &n.raft
 	if e.term < r.term {
 		theirs := r.term
-		n.w.send(n, e.from, func() {
-			if theirs > e.from.raft.term {
-				e.from.follow(theirs, -1)
+		n.w.send(n, from, func() {
+			if theirs > from.raft.term {
+				from.follow(theirs, -1)
 			}
 		})
 		return
 	}
-	n.follow(e.term, e.from.id)
+	n.follow(e.term, from.id)
 	// Never shorten what a later message of the same leader has brought already.
 	if len(e.log) >= len(r.log) || r.log[len(e.log)-1].term != e.term || r.log[len(r.log)-1].term != e.term {
 		r.log = e.log
@@ -208,11 +208,11 @@ func (n *node) take(e *entries) {
 		r.commit = e.commit
 		n.apply()
 	}
-	n.w.send(n, e.from, func() { e.from.taken(e, n) })
+	n.w.tell(n, from, (*node).taken, e)
 }
 
 // taken: by has them.
-func (n *node) taken(e *entries, by *node) {
+func (n *node) taken(by *node, e *entries) {
 	r := &n.raft
 	if r.role != leader || r.term != e.term {
 		return

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -56,10 +55,10 @@ func (w *world) committed(n *node, f lease.Fact) {
 
 // Run plays one schedule to its end.
 func Run(cfg Config) Result {
-	w := &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x7265_6c65_766f))}
+	w := &world{cfg: cfg, rng: newDice(cfg.Seed, 0x7265_6c65_766f)}
 	w.tm = lease.Timings{TTL: []time.Duration{3, 6, 6, 10}[w.rng.IntN(4)] * time.Second}
-	w.clients = rand.New(rand.NewPCG(cfg.Seed, 0x636c_6965_6e74))
-	w.fence, w.dice = cfg.Seed%3 == 0, rand.New(rand.NewPCG(cfg.Seed, 0x6665_6e63_65))
+	w.clients = newDice(cfg.Seed, 0x636c_6965_6e74)
+	w.fence, w.dice = cfg.Seed%3 == 0, newDice(cfg.Seed, 0x6665_6e63_65)
 	count := 3 + w.rng.IntN(5)
 	if cfg.Hosts > 0 {
 		count = cfg.Hosts
@@ -94,7 +93,7 @@ func Run(cfg Config) Result {
 	}
 	w.plan()
 	if cfg.Luck > 0 {
-		w.rng = rand.New(rand.NewPCG(cfg.Seed, 0x6c75_636b_0000+cfg.Luck))
+		w.rng = newDice(cfg.Seed, 0x6c75_636b_0000+cfg.Luck)
 	}
 	w.at(until(cfg), w.mend)
 	if cfg.Clients {
@@ -142,10 +141,10 @@ func (w *world) plan() {
 			}
 			// Each fault has dice of its own: what it does must not change when another
 			// one is left out.
-			dice := w.rng
-			w.rng, w.part = rand.New(rand.NewPCG(w.cfg.Seed, 0x6661_756c_7400+uint64(i))), w.cfg.Part[i]
+			was := w.rng
+			w.rng, w.part = newDice(w.cfg.Seed, 0x6661_756c_7400+uint64(i)), w.cfg.Part[i]
 			s := f.do(w)
-			w.rng, w.part = dice, 0
+			w.rng, w.part = was, 0
 			w.res.Faults = append(w.res.Faults, fmt.Sprintf("%d: %.3fs %s %s", i, w.now.Seconds(), f.name, s))
 			w.trace("FAULT %s %s", f.name, s)
 		})

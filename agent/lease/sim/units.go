@@ -18,8 +18,10 @@ func (n *node) onHost(f func()) {
 		return
 	}
 	if n.frozen {
-		boot := n.unitsBoot()
-		n.w.at(5*time.Millisecond, func() {
+		// At most this much later than the thaw; nothing is to be seen before.
+		const late = 5 * time.Millisecond
+		boot, frozen := n.unitsBoot(), n.frozenTo-n.w.now
+		n.w.at(late*max(1, (frozen+late-1)/late), func() {
 			if n.unitsBoot() == boot {
 				n.onHost(f)
 			}
@@ -162,7 +164,7 @@ func (n *node) freeze(d time.Duration) {
 		return
 	}
 	n.w.trace("%s freezes for %v", n.name, d)
-	n.frozen = true
+	n.frozen, n.frozenTo = true, n.w.now+min(d, 15*time.Second)
 	n.w.check()
 	boot := n.unitsBoot()
 	if d > 15*time.Second {
@@ -180,7 +182,7 @@ func (n *node) freeze(d time.Duration) {
 			n.frozen, n.thawed = false, n.w.now
 			if n.holder != nil && n.up && !n.stopped {
 				// The loop's timer is the first thing that is due.
-				n.run(n.life, func() { n.hold(lease.Tick{}) })
+				n.run(n.life, event{to: n, do: func() { n.hold(lease.Tick{}) }})
 			}
 			n.resume()
 			n.w.check()

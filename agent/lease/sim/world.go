@@ -50,42 +50,47 @@ type Result struct {
 }
 
 // event is what happens at some time: do, or, with a node, do in its agent's process.
+// Most of all events are what raft's leader and its followers tell each other all the
+// time. They have no do, but what do would have to remember, so that nothing is made
+// anew for each of them.
 type event struct {
 	do   func()
 	to   *node
 	life int // of the process that it is meant for; whichever = the one that is there then
+
+	hear func(to, from *node, e *entries)
+	from *node
+	what *entries
 }
 
 const whichever = -1
 
-// due says when the event of a place in world.events comes; seq keeps the order of those
-// of one moment.
+// due says when the event of a place in world.events comes.
 type due struct {
-	at         time.Duration
-	seq, place uint32
+	at    time.Duration
+	place int
 }
 
 // world is one simulated cluster. now is the real time that no host can see.
 type world struct {
 	cfg   Config
-	rng   *rand.Rand
+	rng   dice
 	tm    lease.Timings
 	now   time.Duration
-	queue []due // binary heap
-	seq   uint32
+	queue []due // what comes first is last
 	nodes []*node
 	net   [][]link
 	// events have a place while they wait; free places are used again
 	events []event
-	free   []uint32
+	free   []int
 	res    Result
 
-	clients *rand.Rand // their own, so that nothing changes when they look on
-	ops     []*Op      // nil = surely refused
-	spare   *node      // a board that no cluster has; nil = there is none
-	fence   bool       // there is a fence device,
-	dice    *rand.Rand // with dice of its own
-	part    uint       // the fault that begins now mends itself in one part of its time
+	clients dice  // their own, so that nothing changes when they look on
+	ops     []*Op // nil = surely refused
+	spare   *node // a board that no cluster has; nil = there is none
+	fence   bool  // there is a fence device,
+	dice    dice  // with dice of its own
+	part    uint  // the fault that begins now mends itself in one part of its time
 
 	liveSince time.Duration
 	lastTerm  uint64
@@ -102,64 +107,68 @@ type link struct {
 func (w *world) at(d time.Duration, f func()) { w.put(d, event{do: f}) }
 
 func (w *world) put(d time.Duration, e event) {
-	place := uint32(len(w.events))
+	place := len(w.events)
 	if k := len(w.free) - 1; k >= 0 {
 		place, w.free = w.free[k], w.free[:k]
 		w.events[place] = e
 	} else {
 		w.events = append(w.events, e)
 	}
-	w.seq++
-	x := due{w.now + max(d, 0), w.seq, place}
+	// Most events come soon, before nearly all that waits: a step or two from the end. Of
+	// those of one moment the first that was put comes first.
+	x := due{w.now + max(d, 0), place}
 	w.queue = append(w.queue, x)
-	q, i := w.queue, len(w.queue)-1
-	for i > 0 && x.before(q[(i-1)/2]) {
-		q[i] = q[(i-1)/2]
-		i = (i - 1) / 2
+	i := len(w.queue) - 1
+	for ; i > 0 && w.queue[i-1].at <= x.at; i-- {
+		w.queue[i] = w.queue[i-1]
 	}
-	q[i] = x
+	w.queue[i] = x
 }
-
-func (a due) before(b due) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }
 
 // next takes the event that comes first, and its time.
 func (w *world) next() (time.Duration, event) {
-	q := w.queue
-	first, n := q[0], len(q)-1
-	x := q[n]
-	q = q[:n]
-	w.queue = q
-	i := 0
-	for c := 1; c < n; c = 2*i + 1 {
-		if c+1 < n && q[c+1].before(q[c]) {
-			c++
-		}
-		if !q[c].before(x) {
-			break
-		}
-		q[i] = q[c]
-		i = c
-	}
-	if n > 0 {
-		q[i] = x
-	}
-	e := w.events[first.place]
-	w.events[first.place] = event{}
+	k := len(w.queue) - 1
+	first := w.queue[k]
+	w.queue = w.queue[:k]
 	w.free = append(w.free, first.place)
-	return first.at, e
+	return first.at, w.events[first.place]
 }
 
-// happen does what e is.
+// happen lets e come to whom it is meant for.
 func (e event) happen() {
 	switch {
 	case e.to == nil:
 		e.do()
 	case e.life != whichever:
-		e.to.run(e.life, e.do)
+		e.to.run(e.life, e)
 	case e.to.powered:
-		e.to.run(e.to.life, e.do)
+		e.to.run(e.to.life, e)
 	}
 }
+
+// act does what e is.
+func (e event) act() {
+	if e.hear != nil {
+		e.hear(e.to, e.from, e.what)
+		return
+	}
+	e.do()
+}
+
+// dice are a source of random numbers in which the most usual, a Float64, is drawn
+// without an interface in between.
+type dice struct {
+	*rand.Rand
+	pcg *rand.PCG
+}
+
+func newDice(seed, which uint64) dice {
+	pcg := rand.NewPCG(seed, which)
+	return dice{rand.New(pcg), pcg}
+}
+
+// Float64 is what that of [rand.Rand] would be.
+func (d dice) Float64() float64 { return float64(d.pcg.Uint64()<<11>>11) / (1 << 53) }
 
 // between draws a duration, small ones more often.
 func (w *world) between(lo, hi time.Duration) time.Duration {
@@ -187,8 +196,18 @@ func (w *world) violate(format string, args ...any) {
 // send delivers f on node to, as the network likes: late, twice, or never. Messages
 // between two hosts overtake each other.
 func (w *world) send(from, to *node, f func()) {
+	w.deliver(event{do: f, from: from, to: to, life: whichever})
+}
+
+// tell is send for what raft's nodes tell each other all the time.
+func (w *world) tell(from, to *node, hear func(to, from *node, e *entries), what *entries) {
+	w.deliver(event{hear: hear, what: what, from: from, to: to, life: whichever})
+}
+
+func (w *world) deliver(e event) {
+	from, to := e.from, e.to
 	if from == to {
-		w.put(50*time.Microsecond, event{f, to, whichever})
+		w.put(50*time.Microsecond, e)
 		return
 	}
 	l := &w.net[from.id][to.id]
@@ -211,7 +230,7 @@ func (w *world) send(from, to *node, f func()) {
 		if w.chance(0.002) {
 			d += w.between(0, 4*time.Second) // a retransmission, a stuck switch
 		}
-		w.put(d, event{f, to, whichever})
+		w.put(d, e)
 	}
 }
 
