@@ -184,8 +184,8 @@ func BenchmarkIdle(b *testing.B) {
 }
 
 // discard takes a stream from where the master is now, as a standby on another board does,
-// and does nothing with it.
-func discard(ctx context.Context, url string, after int64) error {
+// and does nothing with it; it closes begun when the first of it is there.
+func discard(ctx context.Context, url string, after int64, begun chan<- struct{}) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s%s?cluster=home&term=1&after=%d", url, PathRows, after), nil)
 	if err != nil {
 		return err
@@ -195,9 +195,16 @@ func discard(ctx context.Context, url string, after int64) error {
 		if err != nil {
 			return err
 		}
+		if res.StatusCode == http.StatusOK {
+			if _, err := io.CopyN(io.Discard, res.Body, 1); err != nil {
+				res.Body.Close()
+				return err
+			}
+			close(begun)
+		}
 		_, err = io.Copy(io.Discard, res.Body)
 		res.Body.Close()
-		if err != nil || ctx.Err() != nil {
+		if err != nil || ctx.Err() != nil || res.StatusCode == http.StatusOK {
 			return err
 		}
 	}
@@ -313,8 +320,13 @@ func tail(b *testing.B, path string, after int64, write func() float64) float64 
 	done := make(chan error, 1)
 	go func() { done <- src.Run(ctx) }()
 	srv := httptest.NewServer(src)
-	streams := make(chan error, 1)
-	go func() { streams <- discard(ctx, srv.URL, after) }()
+	streams, begun := make(chan error, 1), make(chan struct{})
+	go func() { streams <- discard(ctx, srv.URL, after, begun) }()
+	select {
+	case <-begun: // what opening costs is no part of tailing
+	case err := <-streams:
+		b.Fatal("nobody follows: ", err)
+	}
 	n := write()
 	if src.Streams() != 1 {
 		b.Error("nobody follows")

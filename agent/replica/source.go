@@ -5,13 +5,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 
 	"relevo.dev/relevo/agent/replica/files"
 	"relevo.dev/relevo/agent/replica/kine"
@@ -63,6 +59,7 @@ type Source struct {
 	wake    chan struct{} // closed when something may have changed
 	done    chan struct{} // closed when Run ends: streams end
 	streams int
+	counted chan struct{} // streams has changed
 }
 
 // NewSource prepares a source; Run makes it live.
@@ -73,19 +70,12 @@ func NewSource(cfg SourceConfig) *Source {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{cfg: cfg, scan: files.NewScanner(files.Spec{Roots: cfg.Identity, MayMiss: cfg.MayMiss, Needed: cfg.Needed}, 2*cfg.Beat), why: errNotRunning, wake: make(chan struct{}), done: make(chan struct{})}
+	s := &Source{cfg: cfg, scan: files.NewScanner(files.Spec{Roots: cfg.Identity, MayMiss: cfg.MayMiss, Needed: cfg.Needed}, 2*cfg.Beat), why: errNotRunning, wake: make(chan struct{}), done: make(chan struct{}), counted: make(chan struct{}, 1)}
 	s.sums = verify.NewHandler(s.answer)
 	return s
 }
 
 var errNotRunning = errors.New("the agent's replication source is not running")
-
-// settle is the least time between two wake-ups. inotify also speaks *before*
-// SQLite has made a commit visible (the WAL is written first, then its index
-// in shared memory, which makes no event), hence the looks after it.
-const settle = 10 * time.Millisecond
-
-var looks = []time.Duration{settle, 20 * time.Millisecond, 50 * time.Millisecond}
 
 // Run keeps the datastore open, notices when it is replaced, and wakes the
 // streams when it changes. It returns nil when ctx ends; the streams end with
@@ -97,59 +87,37 @@ func (s *Source) Run(ctx context.Context) error {
 	scan.Go(func() { _ = s.scan.Run(scanCtx) })
 	defer scan.Wait()
 	defer stopScan()
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil { // out of inotify instances: the poll remains
-		s.cfg.Log.Warn("inotify is not to be had; replication lags by up to a second", "err", err)
-		watcher = &fsnotify.Watcher{}
-	} else {
-		defer watcher.Close()
+	w, err := newWaker(s.cfg.Path)
+	if err != nil { // out of inotify instances
+		s.cfg.Log.Warn("inotify is not to be had; the datastore's log is looked at 100 times a second", "err", err)
 	}
+	defer w.close()
 	tick := time.NewTicker(s.cfg.Beat)
 	defer tick.Stop()
-	watching := false
-	var again <-chan time.Time // set while a wake-up is due
 	for {
 		s.reopen(ctx)
-		if err == nil && !watching {
-			watching = watcher.Add(filepath.Dir(s.cfg.Path)) == nil
-		}
+		w.set(s.Streams() > 0)
 		for check := false; !check; {
-			events := watcher.Events
-			if again != nil {
-				events = nil // not read meanwhile: the kernel merges equal ones
-			}
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-tick.C:
 				check = true
-			case <-watcher.Errors: // overflow: the poll sees it
-			case <-again:
-				again = nil
-				s.broadcast()
-			case ev, ok := <-events:
+			case <-s.counted:
+				w.set(s.Streams() > 0)
+			case <-w.errors(): // overflow: the poll sees it
+			case now := <-w.timer.C:
+				if w.fired(now) {
+					s.broadcast()
+				}
+			case ev, ok := <-w.events():
 				if !ok {
 					return errors.New("the inotify watch of the datastore ended")
 				}
-				switch {
-				case ev.Has(fsnotify.Write) && strings.HasSuffix(ev.Name, "-wal"):
-					again = time.After(s.pause())
-				case ev.Name == s.cfg.Path && !ev.Has(fsnotify.Write): // created, renamed, removed
-					check = true
-				case ev.Name == filepath.Dir(s.cfg.Path): // the folder itself went away
-					watching, check = false, true
-				}
+				check = w.heard(ev)
 			}
 		}
 	}
-}
-
-// pause is how long wake-ups are gathered; nobody listens, nobody hurries.
-func (s *Source) pause() time.Duration {
-	if s.Streams() == 0 {
-		return s.cfg.Beat
-	}
-	return settle
 }
 
 // reopen makes reader fit what lies on disk.
@@ -285,6 +253,10 @@ func (s *Source) count(n int) {
 	s.mu.Lock()
 	s.streams += n
 	s.mu.Unlock()
+	select {
+	case s.counted <- struct{}{}:
+	default: // Run has not looked yet
+	}
 }
 
 // spoiled notes that a reader failed, so that it is opened anew.
