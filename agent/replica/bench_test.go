@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -214,7 +216,51 @@ func discard(ctx context.Context, url string, after int64, begun chan<- struct{}
 // real kine with four clients, in turns without a standby, with one, and without again, in
 // one run; each turn with one is compared with its two neighbours, and they with one
 // another. The standby takes everything and does nothing with it: it would be another board.
+// Shared is with all processes on all processors, which the clients keep busy; apart with
+// kine on the first and all else on the others.
 func BenchmarkTailing(b *testing.B) {
+	b.Run("shared", func(b *testing.B) { tailing(b, func(int) {}) })
+	b.Run("apart", func(b *testing.B) {
+		var all, first, rest unix.CPUSet
+		if err := unix.SchedGetaffinity(0, &all); err != nil {
+			b.Fatal(err)
+		}
+		for cpu := range 8 * int(unsafe.Sizeof(all)) {
+			switch {
+			case !all.IsSet(cpu):
+			case first.Count() == 0:
+				first.Set(cpu)
+			default:
+				rest.Set(cpu)
+			}
+		}
+		if rest.Count() == 0 {
+			b.Skip("there is one processor only")
+		}
+		tailing(b, func(kine int) {
+			pin(b, kine, &first)
+			pin(b, os.Getpid(), &rest)
+		})
+		pin(b, os.Getpid(), &all)
+	})
+}
+
+// pin keeps all threads of a process, and those that they make, on some processors.
+func pin(b *testing.B, pid int, cpus *unix.CPUSet) {
+	b.Helper()
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, t := range threads {
+		id, _ := strconv.Atoi(t.Name())
+		if err := unix.SchedSetaffinity(id, cpus); err != nil && !errors.Is(err, unix.ESRCH) {
+			b.Fatal(err)
+		}
+	}
+}
+
+func tailing(b *testing.B, place func(kine int)) {
 	dir, err := os.MkdirTemp(".", "bench-")
 	if err != nil {
 		b.Fatal(err)
@@ -230,6 +276,7 @@ func BenchmarkTailing(b *testing.B) {
 	}
 	k := kinetest.Start(b, program, path, "--compact-interval", "1h")
 	k.Put("/registry/first", "1")
+	place(k.PID())
 	const rounds = 100
 	write := fourClients(b, k.Client)
 	write() // warm

@@ -113,11 +113,16 @@ func (b *bench) replication(p func(string, ...any)) {
 	p("%s", busy.row("eight clients of the API server, as fast as it goes"))
 	m := b.copying()
 	p("\nThe master's write throughput with one standby that tails (kine, four clients, 1 KiB a write; the standby takes everything and stores nothing: it would be")
-	p("another board): 0.4 s without, 0.4 s with one, 0.4 s without, %.0f times in one run. Each time with a standby has, compared with its two neighbours, a share of", m["Tailing rounds"])
-	p("**%.3f** at the median; the middle half lies between %.3f and %.3f. Aim: 0.95. How much that can be trusted: the two neighbours compared with one another have", m["Tailing ratio"], m["Tailing ratio-p25"], m["Tailing ratio-p75"])
-	p("%.3f (%.3f to %.3f). %.0f writes/s without a standby, %.0f with it, at the median. CPU time of a write, which other work on the machine changes less: kine %.0f µs", m["Tailing control"],
-		m["Tailing control-p25"], m["Tailing control-p75"], m["Tailing writes/s-alone"], m["Tailing writes/s-tailed"], m["Tailing kine-µs-alone"])
-	p("without and %.0f µs with a standby; the clients, and with it both ends of the stream, %.0f µs and %.0f µs.\n", m["Tailing kine-µs-tailed"], m["Tailing own-µs-alone"], m["Tailing own-µs-tailed"])
+	p("another board): 0.4 s without, 0.4 s with one, 0.4 s without, %.0f times in one run. Each time with a standby has, compared with its two neighbours, a share, of which", m["Tailing/shared rounds"])
+	p("the median and the middle half are here; control is the two neighbours compared with one another. CPU is the time that a write costs kine, and all else: the")
+	p("clients, and both ends of the stream. Aim: 0.95.\n")
+	p("| processors | share | control | writes/s without, with | CPU of kine, µs | of all else, µs |\n|---|---|---|---|---|---|")
+	for _, x := range []struct{ name, what string }{{"shared", "everything on all, which the clients keep busy"}, {"apart", "kine on one, all else on the others"}} {
+		v := func(unit string) float64 { return m["Tailing/"+x.name+" "+unit] }
+		p("| %s | **%.3f** (%.3f to %.3f) | %.3f (%.3f to %.3f) | %.0f, %.0f | %.0f, %.0f | %.0f, %.0f |", x.what, v("ratio"), v("ratio-p25"), v("ratio-p75"), v("control"), v("control-p25"), v("control-p75"),
+			v("writes/s-alone"), v("writes/s-tailed"), v("kine-µs-alone"), v("kine-µs-tailed"), v("own-µs-alone"), v("own-µs-tailed"))
+	}
+	p("")
 	p("First copy of 100 000 rows of 1 KiB over loopback: %.1f s, %.1f MB of the agent's memory at most, %.0f MB written; aims: 20 s, 32 MB.\n", m["FirstCopy s"], m["FirstCopy MB-peak"], m["FirstCopy MB-written"])
 	p("What a standby writes for an idle API server, which renews two leases every 10 s: %.0f kB/min with a `sync_interval` of 1 s, %.0f with 30 s (the default), %.0f with 60 s.",
 		m["Idle/1s kB/min"], m["Idle/30s kB/min"], m["Idle/60s kB/min"])

@@ -60,7 +60,7 @@ func OpenReader(ctx context.Context, path string) (*Reader, error) {
 		return nil, errors.Join(fmt.Errorf("datastore %s has journal mode %q: it can be followed only in WAL mode; start kine with _journal=WAL in its endpoint", path, journal), db.Close())
 	}
 	r.hot = map[string]*sql.Stmt{}
-	for _, q := range []string{positionQuery, compactsQuery, batchQuery} {
+	for _, q := range []string{positionQuery, batchQuery} {
 		if r.hot[q], err = db.PrepareContext(ctx, q); err != nil {
 			return nil, errors.Join(fmt.Errorf("datastore %s: %w", path, err), db.Close())
 		}
@@ -80,13 +80,6 @@ func (a asked) QueryContext(ctx context.Context, query string, args ...any) (*sq
 		return a.StmtContext(ctx, s).QueryContext(ctx, args...)
 	}
 	return a.Tx.QueryContext(ctx, query, args...)
-}
-
-func (a asked) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if s := a.hot[query]; s != nil {
-		return a.StmtContext(ctx, s).QueryRowContext(ctx, args...)
-	}
-	return a.Tx.QueryRowContext(ctx, query, args...)
 }
 
 // Head reads the newest revision with a handle of its own, opened for it.
@@ -240,9 +233,10 @@ const rowColumns = metaColumns + ", value, old_value"
 const selectColumns = rowColumns + ", value IS NULL, old_value IS NULL"
 
 const (
-	batchQuery    = `SELECT ` + selectColumns + ` FROM kine WHERE id > ? ORDER BY id LIMIT ?`
-	positionQuery = `SELECT coalesce(max(id),0), coalesce((SELECT seq FROM sqlite_sequence WHERE name='kine'),0) FROM kine`
-	compactsQuery = `SELECT id, coalesce(prev_revision,0) FROM kine WHERE name = ? ORDER BY id LIMIT ?`
+	batchQuery = `SELECT ` + selectColumns + ` FROM kine WHERE id > ? ORDER BY id LIMIT ?`
+	// One row at least, also without a compaction mark.
+	positionQuery = `SELECT (SELECT coalesce(max(id),0) FROM kine), coalesce((SELECT seq FROM sqlite_sequence WHERE name='kine'),0), c.id, coalesce(c.prev_revision,0)
+		FROM (SELECT 1) LEFT JOIN kine c ON c.name = ? ORDER BY c.id LIMIT ?`
 )
 
 func scanMeta(rows *sql.Rows) (r Row, err error) {
@@ -266,20 +260,22 @@ func scanRow(rows interface{ Scan(...any) error }) (r Row, err error) {
 const maxCompactRows = 16
 
 func readPosition(ctx context.Context, q querier, b *Batch) error {
-	if err := q.QueryRowContext(ctx, positionQuery).Scan(&b.Head, &b.Seq); err != nil {
-		return err
-	}
-	rows, err := q.QueryContext(ctx, compactsQuery, CompactKey, maxCompactRows)
+	rows, err := q.QueryContext(ctx, positionQuery, CompactKey, maxCompactRows)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	b.Compact, b.Compacts = 0, nil
 	for rows.Next() {
+		var id sql.NullInt64
 		var c CompactRow
-		if err := rows.Scan(&c.ID, &c.Revision); err != nil {
+		if err := rows.Scan(&b.Head, &b.Seq, &id, &c.Revision); err != nil {
 			return err
 		}
+		if !id.Valid {
+			continue
+		}
+		c.ID = id.Int64
 		b.Compacts = append(b.Compacts, c)
 		b.Compact = max(b.Compact, c.Revision) // as kine reads it
 	}

@@ -145,3 +145,6 @@ func (s *Server) Known() map[string]int64 { return maps.Clone(s.revs) }
 
 // Adopt makes it know what lives in a database that another server has written.
 func (s *Server) Adopt(known map[string]int64) { s.revs = maps.Clone(known) }
+
+// PID is the process's.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
