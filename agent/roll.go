@@ -61,6 +61,10 @@ func (a *agent) readRoll() error {
 		return err
 	}
 	rules, err := r.rules()
+	if err == nil && a.bygone(rules) {
+		a.log.Info("what this host knew of the members is of before it joined again: it asks for it anew")
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("%s is damaged (%w): remove it; it comes back from the other members", a.rollPath(), err)
 	}
@@ -68,6 +72,11 @@ func (a *agent) readRoll() error {
 	a.id.SetRules(rules)
 	return nil
 }
+
+// bygone says whether rules are of before this host joined again: the CA was changed while it
+// was no member, and by what it knew then it would believe nobody. In a change of the CA that
+// it takes part in there is always one that it believes already.
+func (a *agent) bygone(r peer.Rules) bool { return len(r.CAs) > 0 && !a.id.BelievesAny(r.CAs) }
 
 func loadRoll(path string) (r roll, err error) {
 	b, err := readBounded(path, maxRoll)
@@ -137,12 +146,15 @@ func parseRoll(b []byte) (roll, error) {
 }
 
 func (r roll) rules() (peer.Rules, error) {
-	rules := peer.Rules{Keys: map[string][]byte{}, Removed: map[string]bool{}}
+	rules := peer.Rules{Keys: map[string][]byte{}, Removed: map[string]bool{}, RemovedKeys: map[string][]byte{}}
 	for _, m := range r.Members {
 		rules.Keys[m.Node] = m.Key
 	}
 	for _, x := range r.Removed {
 		rules.Removed[x.Node] = true
+		if len(x.Key) > 0 {
+			rules.RemovedKeys[x.Node] = x.Key
+		}
 	}
 	return rules, r.believe(&rules)
 }

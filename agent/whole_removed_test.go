@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,90 @@ func TestWholeRemoved(t *testing.T) {
 		if x, err := n2.agent.believe(old); err == nil {
 			t.Errorf("what was said of its former key is taken: %+v", x)
 		}
+	})
+}
+
+// TestWholeRemovedCA: hosts that were removed while they were off come back after the CA was
+// changed, twice: they know none of those that there are now, and say all the same that they
+// were removed, and by whom. They join again with a token, which nothing of what they knew
+// stands in the way of.
+func TestWholeRemovedCA(t *testing.T) {
+	founded(t, "n1 n2 v3 v4 m5", func(t *testing.T, w *world) {
+		n1 := w.host("n1")
+		w.steady("n1", 1)
+		w.enrolled(5)
+		w.keyed(3)
+		was := n1.agent.id.IssuingCA()
+		w.rotateCA(api.Order{}) // so that the CA is in what they know of the members
+		w.oneCA(was, w.hosts...)
+		gone := []*testHost{w.host("n2"), w.host("m5")}
+		var rest []*testHost
+		for _, h := range w.hosts {
+			if !slices.Contains(gone, h) {
+				rest = append(rest, h)
+			}
+		}
+		for _, h := range gone {
+			h.crash()
+			w.missed(h.name)
+			w.until(time.Minute, h.name+" is removed", func() bool {
+				_, err := n1.order(api.Order{Verb: api.VerbRemove, To: h.name, Why: "sold"})
+				return err == nil || n1.agent.roll().gone(h.name)
+			})
+		}
+		knew := n1.agent.id.IssuingCA()
+		for range 2 {
+			former := n1.agent.id.IssuingCA()
+			w.rotateCA(api.Order{})
+			w.oneCA(former, rest...)
+		}
+		for _, h := range gone {
+			h.boot()
+			if cas, _, _ := h.onDisk(); len(cas) != 1 || cas[0] != knew {
+				t.Fatalf("%s knows %v: this proves nothing", h.name, cas)
+			}
+			w.until(time.Minute, h.name+" says that it was removed", func() bool { return h.says() != "" })
+			if got := h.says(); !strings.Contains(got, "was removed from the cluster home by ann@n1 on 2000-01-01 00:") || !strings.Contains(got, "(sold)") {
+				t.Errorf("%s: %s", h.name, got)
+			}
+			h.shutdown()
+			if h.gone() == "" {
+				t.Errorf("%s has forgotten it over a restart", h.name)
+			}
+			since, err := CAsSince(h.cfg.DataDir)
+			if err != nil || len(since) != 3 {
+				t.Errorf("%s has heard of %d changes of the CA, %v", h.name, len(since), err)
+			}
+			h.enters(w.token("n1", api.TokenSpec{}), "n1")
+		}
+		w.enrolled(5)
+		w.until(2*time.Minute, "they are members again", func() bool {
+			for _, h := range gone {
+				if m, _ := n1.agent.member(h.name); m.Status != member.Alive || h.meets(n1) != nil || n1.meets(h) != nil {
+					return false
+				}
+			}
+			return true
+		})
+		w.ready("n1", 1)
+		for _, h := range w.hosts {
+			cas, keys, by := h.onDisk()
+			if len(cas) != 1 || by != cas[0] || len(keys) > 1 {
+				t.Errorf("%s believes %v, has the keys of %v and a certificate by %s", h.name, cas, keys, by)
+			}
+		}
+		// From a host's own raft log may come what was agreed on before, also about the CA.
+		foreign, _ := foundCluster(t)
+		ca, err := peer.LoadAuthority(filepath.Join(foreign, "pki"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := n1.agent.quorum.State().Trust
+		old.Version, old.CA.Certs = old.Version+1, [][]byte{ca.Certificate().Raw}
+		if err := gone[0].agent.adopt(old); err != nil || gone[0].agent.roll().Version == old.Version {
+			t.Errorf("a host believes nobody any more: %v", err)
+		}
+		w.undisturbed()
 	})
 }
 

@@ -75,6 +75,11 @@ func (i *Identity) issuing() *x509.Certificate { return i.cas()[0] }
 // IssuingCA is the fingerprint of the CA that issues now, as this host knows.
 func (i *Identity) IssuingCA() string { return Fingerprint(i.issuing()) }
 
+// BelievesAny says whether one of cas is believed here.
+func (i *Identity) BelievesAny(cas []*x509.Certificate) bool {
+	return slices.ContainsFunc(i.cas(), func(own *x509.Certificate) bool { return slices.ContainsFunc(cas, own.Equal) })
+}
+
 // Believes are the fingerprints of the CAs that this host believes.
 func (i *Identity) Believes() (out []string) {
 	for _, ca := range i.cas() {
@@ -134,19 +139,57 @@ var ErrUnknownCA = errors.New("a certificate by a CA that is not known here, for
 // Signed says whether the CA signed a statement: the one that issues, or, as long as that
 // one does not issue yet, also the one that comes.
 func (i *Identity) Signed(what string, statement []byte, signatures ...[]byte) bool {
+	return anySigned(i.speaking(), what, statement, signatures)
+}
+
+// SignedSince is Signed, also by a CA that followed meanwhile, as crosses prove; see
+// [Verdict].
+func (i *Identity) SignedSince(crosses [][]byte, what string, statement []byte, signatures ...[]byte) bool {
+	cas := i.speaking()
+	return anySigned(append(cas, following(cas, i.id, crosses)...), what, statement, signatures)
+}
+
+// speaking are the CAs whose word counts here.
+func (i *Identity) speaking() (out []*x509.Certificate) {
 	r := i.rules.Load()
 	for n, ca := range i.cas() {
 		if n > 0 && r != nil && ca.Equal(r.Former) {
 			continue // it signs nothing any more
 		}
-		for _, sig := range signatures {
-			if ed25519.Verify(ca.PublicKey.(ed25519.PublicKey), signed(what, statement), sig) {
-				return true
-			}
+		out = append(out, ca)
+	}
+	return out
+}
+
+func anySigned(cas []*x509.Certificate, what string, statement []byte, signatures [][]byte) bool {
+	return slices.ContainsFunc(cas, func(ca *x509.Certificate) bool {
+		return slices.ContainsFunc(signatures, func(sig []byte) bool {
+			return ed25519.Verify(ca.PublicKey.(ed25519.PublicKey), signed(what, statement), sig)
+		})
+	})
+}
+
+// following are the CAs that followed one of cas, as crosses (DER, the oldest first) prove:
+// each is the key of a CA of the cluster, signed by the one before.
+func following(cas []*x509.Certificate, cluster string, crosses [][]byte) (out []*x509.Certificate) {
+	for _, der := range crosses[:min(len(crosses), maxCrosses)] {
+		x, err := x509.ParseCertificate(der)
+		if err != nil || !x.IsCA || ClusterID(x) != cluster {
+			continue
+		}
+		if _, ok := x.PublicKey.(ed25519.PublicKey); !ok {
+			continue
+		}
+		by := func(ca *x509.Certificate) bool { return x.CheckSignatureFrom(ca) == nil }
+		if slices.ContainsFunc(cas, by) || slices.ContainsFunc(out, by) {
+			out = append(out, x)
 		}
 	}
-	return false
+	return out
 }
+
+// maxCrosses is how many changes of the CA are followed.
+const maxCrosses = 32
 
 // next makes the CA that follows this one, and its key signed by this one.
 func (a *Authority) next() (*Authority, *x509.Certificate, error) {

@@ -63,7 +63,11 @@ func (p *Port) dialAt(ctx context.Context, addr, node, proto string) (net.Conn, 
 		return nil, fmt.Errorf("connect to %s: the peer port is closed: %w", node, net.ErrClosed)
 	}
 	tune(c)
-	tc := tls.Client(c, p.cfg.Identity.ClientTLS(node, proto))
+	conf := p.cfg.Identity.ClientTLS(node, proto)
+	if proto == ProtoWhy {
+		conf = p.cfg.Identity.askWhyTLS()
+	}
+	tc := tls.Client(c, conf)
 	err = tc.HandshakeContext(ctx)
 	if err == nil && tc.ConnectionState().NegotiatedProtocol != proto {
 		err = fmt.Errorf("it does not speak %s: is its relevo of another version?", proto)

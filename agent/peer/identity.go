@@ -38,6 +38,9 @@ type Rules struct {
 	// Removed are names that were taken out: of their certificates only one on the key in
 	// Keys is believed.
 	Removed map[string]bool
+	// RemovedKeys are the keys that they had, where these are known, as [KeySum]. Who shows
+	// one may ask why it is refused, whoever signed its certificate.
+	RemovedKeys map[string][]byte
 
 	// CAs are those that are believed, the one that issues first; none = those of the
 	// trust directory.

@@ -147,7 +147,10 @@ type JoinConfig struct {
 	// Addresses of peer ports (host:port) to try, in this order.
 	Addresses []string
 	Dir       string // of the trust files
-	Gossip    string // file of the pool's key
+	// Since proves which CAs followed the one in Dir, see [Verdict]: of a host that was
+	// removed before.
+	Since  [][]byte
+	Gossip string // file of the pool's key
 	// Dial opens a plain connection; nil = TCP.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -170,6 +173,10 @@ func (j *Joined) Install(dir, gossipKeyFile string) (*Identity, error) {
 		return nil, err
 	}
 	if err := os.Remove(filepath.Join(dir, joinKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("install the trust files: %w", err)
+	}
+	// What it had of another CA, before the CA was changed without it.
+	if err := PruneAuthority(dir); err != nil {
 		return nil, fmt.Errorf("install the trust files: %w", err)
 	}
 	return Load(dir)
@@ -225,7 +232,8 @@ func mayJoin(cfg JoinConfig) error {
 	if err != nil {
 		return fmt.Errorf("%w, or did: there is %v, but %v; remove what is of no use to anybody and try again", ErrExists, there, err)
 	}
-	if !slices.ContainsFunc(cas, cfg.Token.of) {
+	known := append(slices.Clip(cas), following(cas, ClusterID(cas[0]), cfg.Since)...)
+	if !slices.ContainsFunc(known, cfg.Token.of) {
 		return fmt.Errorf("%w, %.63q (%.8s…), and the token is for another (%.8s…): nothing was changed; if it shall leave that, or the CA was changed while this host was away, stop relevo and remove %v first",
 			ErrExists, cas[0].Subject.CommonName, ClusterID(cas[0]), cfg.Token.ClusterPrefix(), there)
 	}

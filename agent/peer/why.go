@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,7 +19,7 @@ import (
 const ProtoWhy = "relevo-why/1"
 
 const (
-	maxVerdict = 4 << 10
+	maxVerdict = 64 << 10
 	whyTimeout = 5 * time.Second
 )
 
@@ -29,10 +30,13 @@ type Verdict struct {
 	Removed   bool     `json:"removed,omitempty"`
 	Statement []byte   `json:"statement,omitempty"`
 	Sigs      [][]byte `json:"sigs,omitempty"` // see [Authority.Sign]; of two CAs while it is changed
+	// Since are the CAs' keys that followed, each signed by the one before (DER, the oldest
+	// first): who was away while the CA was changed follows them from the one that it knows.
+	Since [][]byte `json:"since,omitempty"`
 }
 
 // whyTLS is the configuration towards a node that asks why it is refused: any certificate
-// of the CA will do.
+// of the CA will do, and any on the key of a node that was removed.
 func (i *Identity) whyTLS() *tls.Config {
 	c := i.tls("", ProtoWhy)
 	c.VerifyConnection = func(s tls.ConnectionState) error {
@@ -48,10 +52,22 @@ func (i *Identity) refused(s tls.ConnectionState) (node string, err error) {
 		return "", errors.New("the peer has no certificate")
 	}
 	cert := s.PeerCertificates[0]
+	node = cert.Subject.CommonName
+	if r := i.rules.Load(); r != nil && r.Removed[node] && bytes.Equal(r.RemovedKeys[node], KeySum(cert)) {
+		return node, nil // its CA may be gone
+	}
 	if _, err := i.nodeAt(cert, i.floor, s.PeerCertificates[1:]); err != nil && !errors.Is(err, ErrRemoved) {
 		return "", err
 	}
-	return cert.Subject.CommonName, nil
+	return node, nil
+}
+
+// askWhyTLS is the configuration of the node that asks. It believes anybody to be the other
+// side, whose CA it may not know: what counts is who signed the answer.
+func (i *Identity) askWhyTLS() *tls.Config {
+	c := i.tls("", ProtoWhy)
+	c.VerifyConnection = nil
+	return c
 }
 
 // asksOnly says whether a client speaks one protocol and nothing else.

@@ -22,7 +22,13 @@ type Authorities struct {
 	Renewed []string  `json:"renewed,omitempty"` // members with a certificate of the new one, by name
 	By      string    `json:"by,omitempty"`      // who began it
 	At      time.Time `json:"at,omitzero"`       // wall clock of the arbiter, for people only
+	// Past has a Cross of each change that has ended, the newest last: what proves to who was
+	// away for it which CA speaks for the cluster now.
+	Past [][]byte `json:"past,omitempty"`
 }
+
+// maxPast bounds the changes of the CA that are remembered.
+const maxPast = 16
 
 const maxCert = 2 << 10 // bytes of one; ours have about 500
 
@@ -62,6 +68,8 @@ func (a Authorities) check() error {
 		return fmt.Errorf("CAs: %d at stage %d", len(a.Certs), a.Stage)
 	case (a.Stage > 0) != (len(a.Cross) > 0) || len(a.Cross) > maxCert:
 		return fmt.Errorf("CAs: a signature of %d bytes of the old one at stage %d", len(a.Cross), a.Stage)
+	case len(a.Past) > maxPast || slices.ContainsFunc(a.Past, func(c []byte) bool { return len(c) == 0 || len(c) > maxCert }):
+		return fmt.Errorf("CAs: %d changes that have ended, or one of them is proved by nothing", len(a.Past))
 	case len(a.Renewed) > maxNodes || a.Stage < 2 && len(a.Renewed) > 0:
 		return fmt.Errorf("CAs: %d certificates by the new one at stage %d", len(a.Renewed), a.Stage)
 	}
@@ -136,9 +144,12 @@ func (t *Trust) changeCA(c Command) error {
 			return errors.New("it is not the CA that was agreed on")
 		}
 		next.At, next.By = was.At, was.By
+		was.Past = append(slices.Clip(was.Past), was.Cross)
+		was.Past = was.Past[max(0, len(was.Past)-maxPast):]
 	default:
 		return fmt.Errorf("the change of the CA cannot go from stage %d to %d", was.Stage, next.Stage)
 	}
+	next.Past = was.Past
 	t.CA = next
 	return nil
 }

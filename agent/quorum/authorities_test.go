@@ -85,6 +85,9 @@ func TestChangeOfCA(t *testing.T) {
 	}
 	x.do(Expel("n1", "ann", ""), "")
 	x.do(Expel("n2", "ann", ""), "")
+	if r := x.s.Trust.Removed; len(r) != 2 || !bytes.Equal(r[0].Key, key(1)) || !bytes.Equal(r[1].Key, key(2)) {
+		t.Errorf("the keys of who was removed: %+v", r)
+	}
 	if got := x.s.Trust.Waiting(); len(got) != 0 {
 		t.Errorf("waiting for %v", got)
 	}
@@ -97,13 +100,27 @@ func TestChangeOfCA(t *testing.T) {
 		t.Error("a token of the new CA is not good any more")
 	}
 	x.do(BeginCA(0, old, third, cross, "ann"), "not the one that issues")
-	x.do(BeginCA(0, next, third, cross, "ann"), "")
+	x.do(BeginCA(0, next, third, []byte("cross 3"), "ann"), "")
 	x.do(TurnCA(x.s.Trust.CA), "")
 	x.do(EndCA(x.s.Trust.CA), "")
+	if got := string(bytes.Join(x.s.Trust.CA.Past, []byte(" "))); got != "cross cross 3" {
+		t.Errorf("of the changes that have ended %q is kept", got)
+	}
 	if len(x.s.Access) != 0 {
 		t.Errorf("accesses by former CAs: %+v", x.s.Access)
 	}
+	many := x.s
+	for i := range maxPast + 2 {
+		now := x.s.Trust.CA.Certs[0]
+		x.do(BeginCA(0, now, []byte{byte(i)}, []byte{byte(i)}, "ann"), "")
+		x.do(TurnCA(x.s.Trust.CA), "")
+		x.do(EndCA(x.s.Trust.CA), "")
+	}
+	if got := x.s.Trust.CA.Past; len(got) != maxPast || got[maxPast-1][0] != maxPast+1 || len(many.Trust.CA.Past) != 2 {
+		t.Errorf("%d changes are kept, the newest %v", len(got), got[len(got)-1])
+	}
 	for _, bad := range []Authorities{
+		{Past: make([][]byte, maxPast+1)}, {Past: [][]byte{nil}},
 		{Stage: 3}, {Stage: -1}, {Stage: 1, Certs: [][]byte{old}}, {Stage: 1, Certs: [][]byte{old, next}}, {Certs: [][]byte{nil}}, {Certs: [][]byte{make([]byte, maxCert+1)}},
 		{Stage: 1, Certs: [][]byte{old, next}, Cross: cross, Renewed: []string{"n1"}}, {Stage: 2, Certs: [][]byte{old, next}, Cross: cross, Renewed: []string{"n2", "n1"}},
 		{Certs: [][]byte{old}, Cross: cross}, {Stage: 2, Certs: [][]byte{old, next}, Cross: cross, Renewed: []string{"\n"}},

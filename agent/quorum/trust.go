@@ -57,6 +57,7 @@ type Enrolled struct {
 // on the key with which it is enrolled, if it is again.
 type Removed struct {
 	Node string    `json:"node"`
+	Key  []byte    `json:"key,omitempty"` // with which it was enrolled; none: it was not, or an older relevo removed it
 	By   string    `json:"by,omitempty"`
 	Why  string    `json:"why,omitempty"`
 	At   time.Time `json:"at"`
@@ -188,7 +189,7 @@ func (s State) changeTrust(c Command) (Trust, error) {
 			if k, ok := t.Token(c.ID); ok {
 				old.By = k.By
 			}
-			if t.Removed, err = removed(t.Removed, old, "replaced by another board"); err != nil {
+			if t.Removed, err = t.removed(old, "replaced by another board"); err != nil {
 				return t, err
 			}
 		}
@@ -218,7 +219,7 @@ func (s State) changeTrust(c Command) (Trust, error) {
 
 	case OpReplace:
 		var err error
-		if t.Removed, err = removed(t.Removed, c, "replaced by another board"); err != nil {
+		if t.Removed, err = t.removed(c, "replaced by another board"); err != nil {
 			return t, err
 		}
 		return t, t.enrol(c)
@@ -228,7 +229,7 @@ func (s State) changeTrust(c Command) (Trust, error) {
 
 	case OpRemove:
 		var err error
-		if t.Removed, err = removed(t.Removed, c, c.Why); err != nil {
+		if t.Removed, err = t.removed(c, c.Why); err != nil {
 			return t, err
 		}
 		t.Members = slices.DeleteFunc(slices.Clone(t.Members), func(m Enrolled) bool { return m.Node == c.Node })
@@ -247,13 +248,14 @@ var errChanging = errors.New("the CA is being changed, which what is made now wo
 
 func (k Token) dead(at time.Time) bool { return k.Revoked || k.Used >= k.Uses || at.After(k.Until) }
 
-// removed adds a name, or moves it to the end.
-func removed(list []Removed, c Command, why string) ([]Removed, error) {
-	list = slices.DeleteFunc(slices.Clone(list), func(r Removed) bool { return r.Node == c.Node })
+// removed is the list of those who were, with a name added or moved to the end.
+func (t Trust) removed(c Command, why string) ([]Removed, error) {
+	list := slices.DeleteFunc(slices.Clone(t.Removed), func(r Removed) bool { return r.Node == c.Node })
 	if len(list) >= maxRemoved {
 		return list, fmt.Errorf("%d names were removed already, and none of them may be forgotten: `relevo rotate ca` makes all old certificates worthless", len(list))
 	}
-	return append(list, Removed{Node: c.Node, By: c.By, Why: why, At: c.At}), nil
+	m, _ := t.Member(c.Node)
+	return append(list, Removed{Node: c.Node, Key: m.Key, By: c.By, Why: why, At: c.At}), nil
 }
 
 // enrol notes the certificate of a member. The list it changes is its own.
@@ -302,6 +304,9 @@ func (t Trust) Check() error {
 	for _, r := range t.Removed {
 		if err := errors.Join(checkName("node", r.Node), checkText("by", r.By, maxName), checkText("why", r.Why, maxText)); err != nil {
 			return fmt.Errorf("removed: %w", err)
+		}
+		if len(r.Key) != 0 && len(r.Key) != keySize {
+			return fmt.Errorf("removed: %s: its key's sum has %d bytes, %d are needed", r.Node, len(r.Key), keySize)
 		}
 	}
 	return errors.Join(t.Gossip.check(), t.CA.check())
