@@ -77,6 +77,8 @@ func (a *agent) order(ctx context.Context, from string, o api.Order) (api.Done, 
 		return a.orderToken(ctx, o, d)
 	case api.VerbRotate:
 		return a.orderRotate(ctx, o, d)
+	case api.VerbRotateCancel:
+		return a.cancelCA(ctx, o, d)
 	case api.VerbRemove:
 		return a.remove(ctx, o, d)
 	case api.VerbReplace:

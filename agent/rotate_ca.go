@@ -85,6 +85,9 @@ func (a *agent) followCA(was, now roll) error {
 	if now.CA.Stage > 0 {
 		return nil
 	}
+	if was.CA.Stage == 1 && slices.Equal(was.CA.Certs[0], now.CA.Certs[0]) {
+		return peer.PruneAuthority(dir) // taken back: everybody's certificate is as good as before
+	}
 	for _, n := range was.trust().Waiting() {
 		if n == a.cfg.Node {
 			if a.id.Outdated() {
@@ -147,6 +150,32 @@ func (a *agent) proposeCA(ctx context.Context, stage int, by string) error {
 		return fmt.Errorf("make a new CA: %w", err)
 	}
 	return a.quorum.Apply(ctx, quorum.BeginCA(stage, old.Certificate().Raw, ca.Raw, cross.Raw, by))
+}
+
+// cancelCA takes a change of the CA back while all that was done of it is that some believe
+// the new one, too: it has issued nothing, and nobody is waited for. It is the arbiter's.
+func (a *agent) cancelCA(ctx context.Context, o api.Order, d api.Done) (api.Done, error) {
+	if o.To != "ca" {
+		return d, fmt.Errorf("what shall not be rotated: only ca can be taken back, not %q", o.To)
+	}
+	t := a.quorum.State().Trust
+	var err error
+	if t.CA.Stage == 1 {
+		if err = a.quorum.Apply(ctx, quorum.CancelCA(t.CA, o.By)); err == nil {
+			a.log.Warn("the change of the CA is taken back", "by", o.By)
+			a.seenHere.note("the change of the CA was taken back by %s", o.By)
+			d.Text = "the CA stays as it is: the new one has issued nothing, and is believed no more. The tokens that were withdrawn at the beginning stay so: `relevo token create` makes new ones"
+			return d, nil
+		}
+		t = a.quorum.State().Trust // the step may have been taken in between
+	}
+	switch t.CA.Stage {
+	case 0:
+		return d, errors.New("the CA is not being changed: there is nothing to take back")
+	case 2:
+		return d, errors.New("too late to take it back: the new CA issues, and members have certificates of it. The change ends by itself when all have one, and `relevo rotate ca --finish` gives up those that are missing; to be rid of the new CA, run `relevo rotate ca` again after that")
+	}
+	return d, err
 }
 
 // finishCA ends a change of the CA although members are missing. It is the arbiter's.

@@ -62,6 +62,7 @@ var Rules = []Rule{
 	{string(VerbTokenRevoke), Admin, "withdraw a token"},
 	{"rotation", Viewer, "how far a change of keys is"},
 	{string(VerbRotate), Admin, "change the gossip key or the CA, withdraw all tokens"},
+	{string(VerbRotateCancel), Admin, "take a change of the CA back that has just begun"},
 	{"access", Admin, "create, list and revoke access for people on other hosts"},
 }
 

@@ -40,6 +40,9 @@ const (
 	// VerbRotate changes what To names: gossip-key, ca or tokens. With Finish it ends a
 	// change of the CA although members are missing.
 	VerbRotate Verb = "rotate"
+	// VerbRotateCancel takes a change of the CA back (To is ca), as long as the new one has
+	// issued nothing.
+	VerbRotateCancel Verb = "rotate-cancel"
 	// VerbReplace lets the host with Key take the place of the member To, whose certificates
 	// end; the host comes with an invitation.
 	VerbReplace Verb = "replace"

@@ -17,7 +17,8 @@ type Authorities struct {
 	Certs [][]byte `json:"certs,omitempty"` // DER, the one that issues first
 	Cross []byte   `json:"cross,omitempty"` // DER: the new one's key, signed by the old one
 	// Stage of a change: 0 = none; 1 = the new one, the second of Certs, is believed by
-	// who has this; 2 = it is the first, and issues; then the old one goes, and it is 0.
+	// who has this, and the change can still be taken back; 2 = it is the first, and issues;
+	// then the old one goes, and it is 0.
 	Stage   int       `json:"stage,omitempty"`
 	Renewed []string  `json:"renewed,omitempty"` // members with a certificate of the new one, by name
 	By      string    `json:"by,omitempty"`      // who began it
@@ -139,6 +140,11 @@ func (t *Trust) changeCA(c Command) error {
 			return errors.New("they are not the CAs that were agreed on")
 		}
 		next.At, next.By = was.At, was.By
+	case was.Stage == 1 && next.Stage == 0: // taken back: the new one has issued nothing
+		if !bytes.Equal(was.Certs[0], issuing(next)) {
+			return errors.New("it is not the CA that issues")
+		}
+		next.At = c.At
 	case was.Stage == 2 && next.Stage == 0:
 		if !bytes.Equal(was.Certs[0], issuing(next)) {
 			return errors.New("it is not the CA that was agreed on")
@@ -197,6 +203,12 @@ func TurnCA(a Authorities) Command {
 // EndCA has the old CA believed no more.
 func EndCA(a Authorities) Command {
 	return Command{Op: OpCA, Epoch: 2, CA: &Authorities{Certs: a.Certs[:1]}}
+}
+
+// CancelCA takes a change back of which only the first step is done: the new CA is believed
+// no more.
+func CancelCA(a Authorities, by string) Command {
+	return Command{Op: OpCA, Epoch: 1, CA: &Authorities{Certs: a.Certs[:1], By: fit(by)}}
 }
 
 // RenewedBy notes members that have a certificate of the new CA (DER).

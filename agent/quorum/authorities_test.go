@@ -56,6 +56,15 @@ func TestChangeOfCA(t *testing.T) {
 	x.do(RenewedBy(next, []string{"n1"}), "not of the CA")
 	x.do(EndCA(Authorities{Certs: [][]byte{next}}), "at stage 0")
 
+	x.do(CancelCA(Authorities{Certs: [][]byte{old}}, "ann"), "at stage 0")
+
+	x.do(BeginCA(0, old, dud, cross, "ann"), "")
+	x.do(CancelCA(Authorities{Certs: [][]byte{dud}}, "ann"), "not the CA that issues")
+	x.do(CancelCA(x.s.Trust.CA, "bob"), "")
+	if a := x.s.Trust.CA; len(a.Certs) != 1 || !bytes.Equal(a.Certs[0], old) || a.Stage != 0 || a.Cross != nil || len(a.Past) != 0 || a.By != "bob" || len(x.s.Access) != 1 {
+		t.Errorf("taken back: %+v, %+v", a, x.s.Access)
+	}
+	x.do(BeginCA(0, dud, next, cross, "ann"), "not the one that issues")
 	x.do(BeginCA(0, old, dud, cross, "ann"), "")
 	if k, _ := x.s.Trust.Token("AAAAAAAA"); !k.Revoked {
 		t.Error("a token of the old CA is good")
@@ -70,6 +79,7 @@ func TestChangeOfCA(t *testing.T) {
 	}
 	x.do(TurnCA(Authorities{Certs: [][]byte{old, dud}, Cross: cross}), "not the CAs that were agreed on")
 	x.do(TurnCA(x.s.Trust.CA), "")
+	x.do(CancelCA(x.s.Trust.CA, "ann"), "at stage 2, not 1")
 	x.do(token("CCCCCCCC"), "")
 	x.do(access("phone", old), "being changed") // it was signed a moment too early
 	x.do(access("phone", next), "")

@@ -283,6 +283,13 @@ func TestRendering(t *testing.T) {
 	}
 }
 
+// TestRotationBegun: as long as a change of the CA can be taken back it is said how.
+func TestRotationBegun(t *testing.T) {
+	p := &page{now: now}
+	showRotation(p, api.Rotation{CA: api.CARotation{RotationStep: api.RotationStep{Stage: 1, Stages: 3, Behind: []string{"n3"}}, Missing: []string{"n1", "n3"}}})
+	golden(t, "rotation-begun", p.b.String())
+}
+
 // YAML and JSON say the same.
 func TestYAMLIsJSON(t *testing.T) {
 	v := degradedStatus()

@@ -45,15 +45,24 @@ func newRotateCACommand(a *app) *cobra.Command {
 			"old one goes. Nothing stops meanwhile. For a member that is switched off, and for\n" +
 			"nobody else, the old one is believed until it is back or removed.\n\n" +
 			"Tokens that were not used are withdrawn. The files that `relevo access create` made\n" +
-			"end with the old CA: make them anew.",
+			"end with the old CA: make them anew.\n\n" +
+			"Until the new CA issues, which is a matter of seconds if all who are there answer,\n" +
+			"--cancel takes the change back.",
 		Example: "  sudo relevo rotate ca\n  relevo rotate status\n  sudo relevo rotate ca --finish",
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().BoolVar(&o.Finish, "finish", false, "end a change that waits for members: they have to join again with a token")
+	cancel := cmd.Flags().Bool("cancel", false, "take a change back that has just begun, before the new CA issues")
 	cmd.Flags().BoolVar(&o.Force, "force", false, "with --finish: also leave out members that are there")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if o.Force && !o.Finish {
 			return fmt.Errorf("--force is for --finish only")
+		}
+		if *cancel && o.Finish {
+			return fmt.Errorf("--finish ends a change, --cancel takes it back: not both")
+		}
+		if *cancel {
+			o.Verb = api.VerbRotateCancel
 		}
 		return a.tell(a.order(cmd.Context(), o))
 	}
@@ -66,6 +75,9 @@ func showRotation(p *page, r api.Rotation) {
 	}
 	showStep(p, "The gossip key", r.GossipKey)
 	showStep(p, "The CA", r.CA.RotationStep)
+	if r.CA.Stage == 1 {
+		p.text("The new CA is believed, and issues nothing yet: `relevo rotate ca --cancel` takes it back.")
+	}
 	if len(r.CA.Missing) > 0 && r.CA.Stage > 1 {
 		p.text("Without a certificate of the new CA: %s. For them the old one is believed until they are back or removed; `relevo rotate ca --finish` ends it.", strings.Join(r.CA.Missing, ", "))
 	}
