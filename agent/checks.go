@@ -298,15 +298,22 @@ var where = map[kine.Where]string{kine.OnlyHere: "in the copy only", kine.OnlyTh
 // checkStandbys has standbys check themselves, one after the other, and waits.
 func (a *agent) checkStandbys(ctx context.Context, o api.Order) (api.Done, error) {
 	d := api.Done{Term: a.quorum.State().Term}
+	s, err := a.see(ctx)
+	if err != nil {
+		return d, err
+	}
 	targets := []string{o.To}
 	if o.To == "" {
-		targets = a.standbys()
+		targets = a.standbys(s)
 	}
 	if len(targets) == 0 {
 		return d, errors.New("there is no standby: `relevo members` shows who is a candidate")
 	}
 	var texts []string
 	for _, node := range targets {
+		if node == s.Holder && !s.Released {
+			return d, fmt.Errorf("%s %s: %[2]s is the master, and keeps no copy", o.Verb, node)
+		}
 		r, err := a.checkOn(ctx, node, checkRequest{Kind: checkKind(o.Verb), Keep: o.Keep, By: o.By})
 		if err != nil {
 			return d, fmt.Errorf("%s %s: %w", o.Verb, node, err)
@@ -325,8 +332,7 @@ func (a *agent) checkStandbys(ctx context.Context, o api.Order) (api.Done, error
 }
 
 // standbys are the candidates that are there, but for the master.
-func (a *agent) standbys() (nodes []string) {
-	s := a.quorum.State()
+func (a *agent) standbys(s view) (nodes []string) {
 	for _, m := range a.pool.Members() {
 		if m.Status == member.Alive && m.Tags[tagCandidate] != "" && (m.Node != s.Holder || s.Released) {
 			nodes = append(nodes, m.Node)
@@ -340,9 +346,6 @@ func (a *agent) standbys() (nodes []string) {
 func (a *agent) checkOn(ctx context.Context, node string, in checkRequest) (r checkReply, err error) {
 	if _, ok := a.member(node); !ok {
 		return r, fmt.Errorf("%s is no member: `relevo members` shows who is", node)
-	}
-	if s := a.quorum.State(); node == s.Holder && !s.Released {
-		return r, fmt.Errorf("%s is the master, and keeps no copy", node)
 	}
 	t := time.NewTicker(250 * time.Millisecond)
 	defer t.Stop()

@@ -60,6 +60,7 @@ const (
 	pathCheck    = "/v1/check"
 	pathReach    = "/v1/reach"
 	pathAudit    = "/v1/audit"
+	pathHistory  = "/v1/history"
 	pathAccess   = "/v1/access"
 	pathIssue    = "/v1/access/issue"
 	pathAccesses = "/v1/access/list"
@@ -107,6 +108,7 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathAccesses, a.accessList)
 	handle(mux, pathGranted, a.granted)
 	handle(mux, pathAudit, a.auditHere)
+	handle(mux, pathHistory, a.tellHistory)
 	handle(mux, pathReach, a.reach)
 	handle(mux, pathProbe, a.probed)
 	handle(mux, pathProve, a.prove)

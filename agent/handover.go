@@ -141,7 +141,8 @@ func (a *agent) tryDrain(ctx context.Context, r lease.Release, since time.Time, 
 // proven finds a standby whose copy is surely all that this host has: the one that was
 // wished for, or any.
 func (a *agent) proven(ctx context.Context, r lease.Release, after, own int64, only bool) (node string, p replica.Proof, err error) {
-	nodes := a.standbys()
+	st := a.quorum.State()
+	nodes := a.standbys(view{Holder: st.Holder, Released: st.Released})
 	if only {
 		nodes = []string{r.To}
 	} else if i := slices.Index(nodes, r.To); i > 0 {

@@ -32,15 +32,17 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 		return a.createToken(ctx, o)
 	}
 	if o.Verb == api.VerbSwitchover || o.Verb == api.VerbStepDown {
-		s := a.quorum.State()
+		s, err := a.see(ctx)
 		switch {
+		case err != nil:
+			return api.Done{}, err
 		case s.Holder == "" || s.Released:
 			return api.Done{}, errors.New("there is no master that could hand over")
 		case s.Holder == a.cfg.Node:
 			return a.order(ctx, a.cfg.Node, o)
 		}
 		var d api.Done
-		err := a.port.PostJSON(ctx, s.Holder, pathOrder, o, &d)
+		err = a.port.PostJSON(ctx, s.Holder, pathOrder, o, &d)
 		return d, err
 	}
 	if err := a.loop.awaitArbiter(ctx); err != nil {
@@ -182,15 +184,18 @@ func (a *agent) Explain(ctx context.Context, term uint64) (api.Explanation, erro
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	s := a.quorum.State()
-	e := api.Explanation{Term: cmp.Or(term, s.Term)}
+	newest := a.quorum.State().Term
+	if len(h.Changes) > 0 {
+		newest = max(newest, h.Changes[0].Term) // of who was asked
+	}
+	e := api.Explanation{Term: cmp.Or(term, newest)}
 	for _, c := range h.Changes {
 		if c.Term == e.Term {
 			e.Change = &c
 		}
 	}
 	if e.Change == nil && term != 0 {
-		return e, fmt.Errorf("term %d is not in the history: it has terms %d to %d", term, oldest(h), s.Term)
+		return e, fmt.Errorf("term %d is not in the history: it has terms %d to %d", term, oldest(h), newest)
 	}
 	answers, failed := a.askAll(ctx)
 	for node, x := range answers {

@@ -24,7 +24,7 @@ func (a *agent) stayOut(ctx context.Context, x removal) error {
 	o := &outcast{x, a}
 	server, err := api.Listen(api.Config{Socket: a.cfg.Socket, Group: "relevo", Others: api.AccessRole(a.cfg.Access.Others), Listen: a.cfg.HTTP.Listen, Node: a.cfg.Node, Source: o, Log: a.log,
 		Audit:  func(context.Context) (api.Audit, error) { return api.Audit{}, o.refusal() },
-		Doctor: func(context.Context) (api.Doctor, error) { return api.Doctor{}, o.refusal() }})
+		Doctor: o.doctor})
 	if err != nil {
 		return err
 	}
@@ -37,6 +37,11 @@ func (a *agent) stayOut(ctx context.Context, x removal) error {
 		g.Go(func() error { return o.clear(ctx) })
 	}
 	return g.Wait()
+}
+
+// doctor finds that this host is no member; nobody else is asked.
+func (o *outcast) doctor(context.Context) (api.Doctor, error) {
+	return api.Doctor{Findings: []api.Finding{{Check: "membership", Result: api.FindingWrong, What: o.text(o.a.id.Cluster()), Do: o.advice()}}}, nil
 }
 
 // pulse tells systemd that this goes on.

@@ -380,7 +380,7 @@ func (a *agent) caRotation(ctx context.Context, s quorum.State) api.CARotation {
 
 // caProblems is a change of the CA that waits for members.
 func (a *agent) caProblems() []api.Problem {
-	t := a.quorum.State().Trust
+	t := a.roll().trust() // which also those have whom raft tells nothing
 	missing := t.Waiting()
 	if t.CA.Stage != 2 || len(missing) == 0 {
 		return nil

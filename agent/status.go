@@ -258,12 +258,34 @@ func gossipedCopy(m member.Member) api.CopyAge {
 	return ""
 }
 
-// History is the story of the mastership.
-func (a *agent) History(context.Context) (api.History, error) {
+// History is the story of the mastership. A host that raft tells nothing asks those who know.
+func (a *agent) History(ctx context.Context) (api.History, error) {
+	if a.isServer() {
+		return a.tellHistory(ctx, a.cfg.Node, empty{})
+	}
+	voters := a.voters(false)
+	if to := a.seekArbiter(ctx); to != "" {
+		voters = slices.Insert(slices.DeleteFunc(voters, func(n string) bool { return n == to }), 0, to)
+	}
+	var failed []string
+	for _, node := range voters {
+		var h api.History
+		err := a.ask(ctx, node, pathHistory, empty{}, &h)
+		if err == nil {
+			return h, nil
+		}
+		failed = append(failed, err.Error())
+	}
+	return api.History{}, fmt.Errorf("this host keeps no history: it neither votes nor is a candidate, or is not let in yet; and of those who keep it %s. Ask on one of them: `relevo members` shows who votes",
+		cmp.Or(strings.Join(failed, "; "), "none is heard of"))
+}
+
+// tellHistory is what this host was told by raft.
+func (a *agent) tellHistory(context.Context, string, empty) (api.History, error) {
 	out := api.History{Changes: []api.Change{}}
 	st := a.quorum.State()
 	if st.Term == 0 && !a.isServer() {
-		return out, fmt.Errorf("this host has no history: it neither votes nor is a candidate, or is not let in yet; ask on one that does, as %s", cmp.Or(strings.Join(a.voters(false), ", "), "the founder"))
+		return out, errors.New("it was told nothing yet")
 	}
 	for _, h := range slices.Backward(st.History) {
 		c := api.Change{Term: h.Term, Holder: h.Holder, Previous: h.Previous, At: h.At.UTC(), Automatic: h.Automatic, By: h.By, Reason: h.Reason, Notes: h.Notes}

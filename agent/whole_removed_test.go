@@ -24,6 +24,21 @@ func (h *testHost) says() string {
 	if err != nil || s.Removed == nil || len(s.Problems) != 1 || s.Problems[0].Severity != api.Critical {
 		h.w.t.Fatalf("%+v, %v", s, err)
 	}
+	o := &outcast{*x, h.agent}
+	d, err := o.doctor(h.w.t.Context())
+	if err != nil || len(d.Findings) != 1 || d.Findings[0].Result != api.FindingWrong || d.Findings[0].What != s.Problems[0].What || d.Findings[0].Do == "" {
+		h.w.t.Errorf("the doctor: %+v, %v", d, err)
+	}
+	for what, ask := range map[string]func() error{
+		"history": func() error { _, err := o.History(h.w.t.Context()); return err },
+		"explain": func() error { _, err := o.Explain(h.w.t.Context(), 0); return err },
+		"boards":  func() error { _, err := o.Health(h.w.t.Context()); return err },
+		"order":   func() error { _, err := o.Do(h.w.t.Context(), api.Order{Verb: api.VerbPause}); return err },
+	} {
+		if err := ask(); err == nil || !strings.Contains(err.Error(), s.Problems[0].What) || !strings.Contains(err.Error(), "relevo join TOKEN") {
+			h.w.t.Errorf("%s: %v", what, err)
+		}
+	}
 	return s.Problems[0].What
 }
 

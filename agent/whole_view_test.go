@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/member"
 )
 
 // TestWholeView: a host that neither votes nor is a candidate is told nothing by raft, and its
@@ -49,11 +52,55 @@ func TestWholeView(t *testing.T) {
 		if line := m4.oneLine(); !strings.Contains(line, "n1 is the master") || strings.Contains(line, "no quorum") {
 			t.Error(line)
 		}
-		if _, err := m4.History(t.Context()); err == nil || !strings.Contains(err.Error(), "n1") {
-			t.Errorf("an empty history says nothing: %v", err)
+		told := func(term uint64, holder string) {
+			t.Helper()
+			h, err := m4.History(t.Context())
+			if err != nil || len(h.Changes) != int(term) || h.Changes[0].Holder != holder || h.Changes[0].Term != term {
+				t.Errorf("the history: %+v, %v", h, err)
+			}
+			e, err := m4.Explain(t.Context(), 0)
+			if err != nil || e.Term != term || e.Change == nil || e.Change.Holder != holder || e.Arbiter == "" || len(e.Timeline) == 0 {
+				t.Errorf("explain: %+v, %v", e, err)
+			}
+			if _, err := m4.Explain(t.Context(), 9); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("it has terms 1 to %d", term)) {
+				t.Errorf("explain of a term that was not: %v", err)
+			}
+			boards, err := m4.Health(t.Context())
+			if err != nil || len(boards.Nodes) != 4 || !slices.ContainsFunc(boards.Nodes, func(n api.NodeHealth) bool { return n.Role == api.RoleMaster && n.Node == holder && n.Report != nil }) {
+				t.Errorf("the boards: %+v, %v", boards, err)
+			}
+		}
+		told(1, "n1")
+		d, err := m4.Doctor(t.Context())
+		if err != nil || !slices.ContainsFunc(d.Findings, func(f api.Finding) bool { return f.Check == "ports" && f.Result == api.FindingOK }) {
+			t.Errorf("the doctor: %+v, %v", d, err)
+		}
+		order := func(o api.Order) (api.Done, error) { o.By = "ann"; return m4.Do(t.Context(), o) }
+		if d, err := order(api.Order{Verb: api.VerbSwitchover, DryRun: true}); err != nil || d.Plan == nil || d.Plan.From != "n1" || d.Plan.To != "n2" {
+			t.Errorf("a switchover from here: %+v, %v", d, err)
+		}
+		if _, err := order(api.Order{Verb: api.VerbVerify, To: "n1"}); err == nil || !strings.Contains(err.Error(), "is the master") {
+			t.Errorf("the master's copy is compared: %v", err)
+		}
+		if got, err := m4.see(t.Context()); err != nil || !slices.Equal(m4.standbys(got), []string{"n2"}) {
+			t.Errorf("the standbys: %v, %v", m4.standbys(got), err)
 		}
 		w.host("n1").crash()
 		next := w.follows("n1", 2)
 		w.until(time.Minute, "m4 sees the next master", sees(next.name, 2, 0))
+		w.missed("n1")
+		told(2, next.name)
+
+		for _, h := range w.hosts {
+			if h.agent != m4 {
+				h.crash()
+			}
+		}
+		w.until(time.Minute, "m4 is alone", func() bool {
+			return !slices.ContainsFunc(m4.pool.Members(), func(m member.Member) bool { return m.Node != "m4" && m.Status == member.Alive })
+		})
+		if _, err := m4.History(t.Context()); err == nil || !strings.Contains(err.Error(), "this host keeps no history") {
+			t.Errorf("a history that nobody tells: %v", err)
+		}
 	})
 }

@@ -35,6 +35,7 @@ type fake struct {
 	mu     sync.Mutex
 	status api.Status
 	health api.Health
+	doctor api.Doctor
 	err    error
 	asked  chan struct{} // told after each Status, if not nil
 }
@@ -68,6 +69,9 @@ func (f *fake) Members(context.Context) (api.Members, error) {
 func (f *fake) Health(context.Context) (api.Health, error) { return f.health, f.err }
 
 func (f *fake) Explain(_ context.Context, term uint64) (api.Explanation, error) {
+	if f.err != nil {
+		return api.Explanation{}, f.err
+	}
 	if term == 99 {
 		return api.Explanation{}, errors.New("term 99 is not in the history")
 	}
@@ -134,7 +138,11 @@ func serve(t *testing.T, src api.Source) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path := filepath.Join(dir, "s")
-	s, err := api.Listen(api.Config{Socket: path, Source: src, Log: slog.New(slog.DiscardHandler)})
+	cfg := api.Config{Socket: path, Source: src, Log: slog.New(slog.DiscardHandler)}
+	if f, ok := src.(*fake); ok && f.doctor.Findings != nil {
+		cfg.Doctor = func(context.Context) (api.Doctor, error) { return f.doctor, nil }
+	}
+	s, err := api.Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,13 +289,6 @@ func TestRendering(t *testing.T) {
 			golden(t, c.name, out)
 		})
 	}
-}
-
-// TestRotationBegun: as long as a change of the CA can be taken back it is said how.
-func TestRotationBegun(t *testing.T) {
-	p := &page{now: now}
-	showRotation(p, api.Rotation{CA: api.CARotation{RotationStep: api.RotationStep{Stage: 1, Stages: 3, Behind: []string{"n3"}}, Missing: []string{"n1", "n3"}}})
-	golden(t, "rotation-begun", p.b.String())
 }
 
 // YAML and JSON say the same.

@@ -95,7 +95,10 @@ func runTop(ctx context.Context, a *app, c *api.Client) error {
 			last = h
 		}
 		for again := true; again; {
-			text := topText(a, last, a.columns())
+			text := ""
+			if len(last.Nodes) > 0 {
+				text = topText(a, last, a.columns())
+			}
 			if err != nil { // the agent may restart under our eyes: keep looking
 				text = "relevo: " + clean(err.Error()) + "\n\n" + text
 			}

@@ -175,8 +175,12 @@ type live struct {
 }
 
 func startTop(t *testing.T, rows, cols uint16) *live {
+	return startTopOf(t, rows, cols, &fake{health: boards()})
+}
+
+func startTopOf(t *testing.T, rows, cols uint16, src *fake) *live {
 	master, slave := pty(t, rows, cols)
-	l := &live{glass: &glass{t: t, wraps: true, changed: make(chan struct{}, 1)}, src: &fake{health: boards()}, master: master, slave: slave, code: make(chan int, 1)}
+	l := &live{glass: &glass{t: t, wraps: true, changed: make(chan struct{}, 1)}, src: src, master: master, slave: slave, code: make(chan int, 1)}
 	var err error
 	if l.before, err = unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS); err != nil {
 		t.Fatal(err)
@@ -267,6 +271,17 @@ func TestTopAgentAway(t *testing.T) {
 	l.src.set(api.Status{}, nil)
 	l.until("the boards again", func(p string) bool {
 		return strings.HasPrefix(p, "n1 is the master") && !strings.Contains(p, "restarts")
+	})
+	l.cancel()
+	l.ends()
+}
+
+// Where there was no answer yet, as on a host that was removed, the reason is all that is
+// shown, and no table of nobody.
+func TestTopNobody(t *testing.T) {
+	l := startTopOf(t, 24, 80, &fake{err: fmt.Errorf("this host was removed")})
+	l.until("the reason alone", func(p string) bool {
+		return strings.Contains(p, "this host was removed") && !strings.Contains(p, "boards")
 	})
 	l.cancel()
 	l.ends()
