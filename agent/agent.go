@@ -78,6 +78,8 @@ type Net struct {
 	Listen func(addr string) (net.Listener, error)
 	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	Gossip func(ip string, port int) (memberlist.NodeAwareTransport, error)
+	// Board is where hosts see each other's announcements; nil = DNS-SD.
+	Board func(avahi.Config) board
 }
 
 // HostConfig is what a [Host] is made from.
@@ -114,7 +116,7 @@ type agent struct {
 	port    *peer.Port
 	pool    *member.Pool
 	quorum  *quorum.Quorum
-	board   *avahi.Board
+	board   board
 	monitor *health.Monitor
 	hooks   *hooks.Runner // nil where none may run
 	notify  *systemd.Notifier
@@ -226,7 +228,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	a.audit = newAuditor(cfg.DataDir)
 	a.monitor = health.New(a.healthConfig())
 	a.hooks = a.newHooks()
-	a.board = avahi.New(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Host: cfg.Node, Log: a.log})
+	a.board = a.newBoard(avahi.Config{Backend: string(cfg.MDNS.Backend), Browse: []string{relevoType, kubernetesType}, Host: cfg.Node, Log: a.log})
 	a.buildCatalog()
 	if err := a.buildHost(ifname); err != nil {
 		return err

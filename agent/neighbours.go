@@ -28,6 +28,24 @@ const (
 	maxNeighbours  = 8 // clusters, and nodes of each, that are told
 )
 
+// board is what is announced on the network, and what is seen there: an avahi.Board.
+type board interface {
+	Run(ctx context.Context) error
+	Publish(want map[string]avahi.Service)
+	Published() []avahi.Published
+	Browse(types ...string) (stop func())
+	Found() []avahi.Entry
+	Changes() <-chan struct{}
+	Backend() string
+}
+
+func (a *agent) newBoard(cfg avahi.Config) board {
+	if a.opts.Net != nil && a.opts.Net.Board != nil {
+		return a.opts.Net.Board(cfg)
+	}
+	return avahi.New(cfg)
+}
+
 // neighbours are the clusters but own that found names, by ID. Where a member of ours is,
 // ours says that it is no other's: its cluster may be known by two IDs for a while.
 func neighbours(found []avahi.Entry, own string, ours func(netip.Addr) bool) []api.Neighbour {

@@ -44,6 +44,7 @@ type world struct {
 	fence func(ctx context.Context, o fenceOrder) error
 	bad   bool // two are expected: a protection is switched off
 	kube  *fakeKube
+	lan   *testLAN // carries announcements; nil = none does
 }
 
 // whole runs a test in a bubble: names like "n1 n2 n3 v4", of which those with an n
@@ -263,6 +264,7 @@ func (w *world) netOf(h *testHost) *Net {
 			return w.net.Dialer(h.ip)(ctx, network, addr)
 		},
 		Gossip: func(ip string, port int) (memberlist.NodeAwareTransport, error) { return w.net.NewGossip(ip, port) },
+		Board:  w.lan.board(h),
 	}
 }
 

@@ -215,12 +215,6 @@ func degradedStatus() api.Status {
 	}
 }
 
-func removedStatus() api.Status {
-	x := api.Removed{By: "ann@n1", Why: "sold", At: now.Add(-time.Hour)}
-	return api.Status{Cluster: "home", Node: "n3", Role: api.RoleMember, Removed: &x, Problems: []api.Problem{{Severity: api.Critical,
-		What: "this host was removed from the cluster home by ann@n1 on 2026-11-23 02:00 UTC (sold)", Do: "to join again: `relevo token create` on a member, and `sudo relevo join TOKEN` here"}}}
-}
-
 func judged(r health.Report) []health.Condition {
 	j := health.NewJudge(health.DefaultThresholds())
 	j.Observe(0, &r)

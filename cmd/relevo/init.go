@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,8 @@ type initFlags struct {
 	trustFlags
 	cluster, node, vip     string
 	voteOnly, yes, noStart bool
-	another                bool // though there is a cluster on this network
+	another                bool   // though there is a cluster on this network
+	backend                string // that was looked with; "" = none
 	near                   []api.Neighbour
 	neighbours             func(ctx context.Context, backend string) []api.Neighbour
 	look                   func(root string) onboard.Found
@@ -280,7 +282,13 @@ func (f *initFlags) welcome(ctx context.Context, a *app) error {
 	f.say("The agent is started, now and at every boot.\n")
 	wait, cancel := context.WithTimeout(ctx, welcomeWait)
 	defer cancel()
+	var near []api.Neighbour
+	var looking sync.WaitGroup
+	if f.backend != "" {
+		looking.Go(func() { near = f.neighbours(wait, f.backend) })
+	}
 	s, err := settled(wait, c)
+	looking.Wait()
 	if err != nil {
 		return fmt.Errorf("the cluster is founded, but its agent does not answer: %w; `journalctl -u relevo -n 50` tells why", err)
 	}
@@ -292,6 +300,7 @@ func (f *initFlags) welcome(ctx context.Context, a *app) error {
 		return fmt.Errorf("the cluster is founded, but there is no token for the other hosts: %w; `sudo relevo token create` makes one", err)
 	}
 	f.say("\nOn every other host, within the hour:\n\n  sudo relevo join %s", clean(done.Token))
+	f.alsoFounded(near, s.ClusterID)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ func (f *initFlags) lookAround(ctx context.Context, p *place) error {
 	if f.neighbours == nil || backend == string(config.BackendOff) {
 		return nil
 	}
+	f.backend = backend
 	f.near = f.neighbours(ctx, backend)
 	name := f.cluster
 	if name == "" && p.existing != nil {
@@ -64,6 +66,25 @@ func (f *initFlags) lookAround(ctx context.Context, p *place) error {
 		return f.nameFits(name)
 	}
 	return nil
+}
+
+// alsoFounded looks once more, when this host's agent announces itself: if somebody ran init
+// on another host at the same moment, neither was there to be found by the other. own is the
+// ID of the cluster that was founded here.
+func (f *initFlags) alsoFounded(near []api.Neighbour, own string) {
+	for _, n := range near {
+		known := slices.ContainsFunc(f.near, func(o api.Neighbour) bool { return o.ClusterID == n.ClusterID })
+		if n.ClusterID == own || known {
+			continue
+		}
+		keep := "the other"
+		if own < n.ClusterID { // both are told the same
+			keep = "this one"
+		}
+		f.say("\nAt the same moment the cluster %s (%.8s…) was founded on this network, with %s. They are two, and nothing is merged.", clean(n.Cluster), clean(n.ClusterID), clean(strings.Join(n.Nodes, ", ")))
+		f.say("If one of them is a mistake, keep the one whose control plane has the data; if none has any, keep %s.", keep)
+		f.say("docs/headless.md, Two clusters, says how the hosts of the other are given to it.")
+	}
 }
 
 func isYes(s string) bool { return strings.EqualFold(s, "yes") || strings.EqualFold(s, "y") }

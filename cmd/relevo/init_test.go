@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
@@ -147,6 +148,34 @@ func TestInitBeside(t *testing.T) {
 				t.Errorf("cluster %s with %s\n%s", cfg.Cluster, got, out)
 			}
 		})
+	}
+}
+
+// TestInitTogether: a cluster that was founded on the network at the same moment is told at the
+// end, to both in the same way; one that was told before is not told again.
+func TestInitTogether(t *testing.T) {
+	status := okStatus()
+	status.ClusterID, status.Quorum.HaveQuorum, status.Role = "5f2a9c0b1d3e4f60", true, api.RoleVoter
+	shed := api.Neighbour{Cluster: "shed", ClusterID: "77777777", Nodes: []string{"p1"}}
+	for id, keep := range map[string]string{"0a0a0a0a0a0a": "keep the other", "aaaaaaaaaaaa": "keep this one"} {
+		home := api.Neighbour{Cluster: "home", ClusterID: id, Nodes: []string{"n2", "n3\x1b"}}
+		var out bytes.Buffer
+		f := initFlags{out: &out, backend: "auto", near: []api.Neighbour{shed}, neighbours: func(_ context.Context, backend string) []api.Neighbour {
+			if backend != "auto" {
+				t.Errorf("looked with %q", backend)
+			}
+			return []api.Neighbour{{Cluster: "home", ClusterID: status.ClusterID, Nodes: []string{"n1"}}, home, shed}
+		}}
+		if err := f.welcome(t.Context(), &app{socket: serve(t, &fake{status: status}), now: func() time.Time { return now }, env: func(string) string { return "" }}); err != nil {
+			t.Fatal(err)
+		}
+		got := out.String()
+		if want := "At the same moment the cluster home (" + id[:8] + "…) was founded on this network, with n2, n3?."; !strings.Contains(got, want) || !strings.Contains(got, keep) || strings.Count(got, "same moment") != 1 {
+			t.Errorf("%s\nlacks %q, %q", got, want, keep)
+		}
+		if !strings.Contains(got, "sudo relevo join ") {
+			t.Error("there is no token")
+		}
 	}
 }
 
