@@ -31,18 +31,9 @@ type removal struct {
 	At   time.Time `json:"at"` // wall clock of the arbiter
 }
 
-// keptRemoval is the same on disk.
-type keptRemoval struct {
-	removal
-	// Since are the CAs that followed the one that this host knows, see peer.Verdict: the
-	// token with which it joins again names the newest.
-	Since [][]byte `json:"since,omitempty"`
-}
-
 const (
 	removalKind = "removal"
 	maxRemoval  = 4 << 10
-	maxKept     = 64 << 10
 	removedFile = "removed.json"
 	// whyTurn is how often a host that was refused asks why.
 	whyTurn = 5 * time.Second
@@ -99,15 +90,10 @@ func parseRemoval(b []byte, node string, key []byte) (x removal, err error) {
 	if err := json.Unmarshal(b, &x); err != nil {
 		return x, err
 	}
-	return x, x.check(node, key)
-}
-
-// check makes sure that a removal is that of node, with its key.
-func (x removal) check(node string, key []byte) error {
 	if x.Node != node || !bytes.Equal(x.Key, key) {
-		return fmt.Errorf("it is about another host, or another key of %.63q", x.Node)
+		return x, fmt.Errorf("it is about another host, or another key of %.63q", x.Node)
 	}
-	return quorum.Trust{Version: 1, Removed: []quorum.Removed{{Node: x.Node, By: x.By, Why: x.Why, At: x.At}}}.Check()
+	return x, quorum.Trust{Version: 1, Removed: []quorum.Removed{{Node: x.Node, By: x.By, Why: x.Why, At: x.At}}}.Check()
 }
 
 // watchRemoval waits until this host learns that it was removed. It returns errRemoved then.
@@ -117,12 +103,11 @@ func (a *agent) watchRemoval(ctx context.Context) error {
 	for {
 		changed := a.factChanged()
 		x, ok := a.roll().removalOf(a.cfg.Node, a.id.KeySum())
-		kept := keptRemoval{removal: x}
 		if !ok {
-			kept, ok = a.askWhy(ctx)
+			x, ok = a.askWhy(ctx)
 		}
 		if ok {
-			return a.giveUp(ctx, kept)
+			return a.giveUp(ctx, x)
 		}
 		select {
 		case <-ctx.Done():
@@ -134,7 +119,7 @@ func (a *agent) watchRemoval(ctx context.Context) error {
 }
 
 // askWhy asks who refuses this host for the reason, and the voters for the proof.
-func (a *agent) askWhy(ctx context.Context) (x keptRemoval, removed bool) {
+func (a *agent) askWhy(ctx context.Context) (x removal, removed bool) {
 	ask := func(node string) bool {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
@@ -167,21 +152,20 @@ func (a *agent) askWhy(ctx context.Context) (x keptRemoval, removed bool) {
 
 // believe reads what somebody says of this host. The CA that signed it may be one that this
 // host has not heard of yet.
-func (a *agent) believe(v peer.Verdict) (keptRemoval, error) {
+func (a *agent) believe(v peer.Verdict) (removal, error) {
 	if len(v.Sigs) > maxSigs || !a.id.SignedSince(v.Since, removalKind, v.Statement, v.Sigs...) {
-		return keptRemoval{}, errors.New("the CA did not sign it")
+		return removal{}, errors.New("the CA did not sign it")
 	}
-	x, err := parseRemoval(v.Statement, a.cfg.Node, a.id.KeySum())
-	return keptRemoval{x, v.Since}, err
+	return parseRemoval(v.Statement, a.cfg.Node, a.id.KeySum())
 }
 
 // giveUp notes the removal, and ends the parts of the agent when the lease of this host, if
 // it has one, is over: nobody renews it any more.
-func (a *agent) giveUp(ctx context.Context, x keptRemoval) error {
+func (a *agent) giveUp(ctx context.Context, x removal) error {
 	if err := a.keepRemoval(x); err != nil {
 		a.log.Warn("that this host was removed is not kept over a restart", "err", err)
 	}
-	a.learn(x.removal)
+	a.learn(x)
 	ctx, cancel := context.WithTimeout(ctx, 2*a.cfg.LeaseTTL) // while paused it has no end
 	defer cancel()
 	t := time.NewTicker(100 * time.Millisecond)
@@ -203,7 +187,7 @@ func (a *agent) learn(x removal) {
 	}
 }
 
-func (a *agent) keepRemoval(x keptRemoval) error {
+func (a *agent) keepRemoval(x removal) error {
 	b, err := json.Marshal(x)
 	if err != nil {
 		return err
@@ -213,46 +197,23 @@ func (a *agent) keepRemoval(x keptRemoval) error {
 
 func (a *agent) removedPath() string { return filepath.Join(a.cfg.DataDir, removedFile) }
 
-// CAsSince are the changes of the CA that a host has heard of with its removal, as
-// peer.JoinConfig takes them; dataDir is its data directory. None: it was not removed.
-func CAsSince(dataDir string) ([][]byte, error) {
-	x, err := readRemoval(filepath.Join(dataDir, removedFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return x.Since, err
-}
-
-// readRemoval reads what was kept. Where that is damaged it is nothing: the others say it
-// once more.
-func readRemoval(path string) (keptRemoval, error) {
-	b, err := readBounded(path, maxKept)
-	if err != nil {
-		return keptRemoval{}, fmt.Errorf("read whether this host was removed: %w", err)
-	}
-	var x keptRemoval
-	if len(b) > maxKept || json.Unmarshal(b, &x) != nil {
-		return keptRemoval{}, nil
-	}
-	return x, nil
-}
-
 // wasRemoved says whether this host knew, when it was switched off, that it was removed.
 func (a *agent) wasRemoved() (*removal, error) {
-	kept, err := readRemoval(a.removedPath())
+	b, err := readBounded(a.removedPath(), maxRemoval)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read whether this host was removed: %w", err)
 	}
 	if a.id, err = peer.Load(a.cfg.Peer.PKIDir); err != nil {
 		return nil, err
 	}
-	if kept.check(a.cfg.Node, a.id.KeySum()) != nil {
+	x, err := parseRemoval(b, a.cfg.Node, a.id.KeySum())
+	if err != nil {
 		return nil, nil // it joined again; or the others will say it once more
 	}
-	return &kept.removal, nil
+	return &x, nil
 }
 
 // text says what happened, in one sentence; advice what helps.

@@ -381,14 +381,6 @@ func TestWholeCAFinish(t *testing.T) {
 		}
 		away.crash()
 		tok := w.token("n1", api.TokenSpec{Node: "m4", Replace: true})
-		if _, err := away.joins(tok, "m4", "n1"); err == nil || !strings.Contains(err.Error(), "the CA was changed while this host was away") {
-			t.Errorf("the way back is not told: %v", err)
-		}
-		for _, f := range []string{"pki", "gossip.key"} {
-			if err := os.RemoveAll(filepath.Join(away.dir, f)); err != nil {
-				t.Fatal(err)
-			}
-		}
 		w.missed("m4")
 		away.enters(tok, "n1")
 		w.until(2*time.Minute, "it is back", func() bool {

@@ -41,11 +41,7 @@ func (h *testHost) joins(t peer.Token, node string, at ...string) (*peer.Joined,
 	for _, name := range at {
 		addrs = append(addrs, h.w.host(name).ip+":7947")
 	}
-	since, err := CAsSince(h.cfg.DataDir)
-	if err != nil {
-		return nil, err
-	}
-	return peer.Join(h.w.t.Context(), peer.JoinConfig{Token: t, Node: node, Addresses: addrs, Dir: h.cfg.Peer.PKIDir, Gossip: h.cfg.Gossip.KeyFile, Dial: h.w.net.Dialer(h.ip), Since: since})
+	return peer.Join(h.w.t.Context(), peer.JoinConfig{Token: t, Node: node, Addresses: addrs, Dir: h.cfg.Peer.PKIDir, Gossip: h.cfg.Gossip.KeyFile, Dial: h.w.net.Dialer(h.ip)})
 }
 
 // enters joins and begins.

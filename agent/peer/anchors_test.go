@@ -280,7 +280,7 @@ func TestChangeOfCA(t *testing.T) {
 }
 
 // TestChangedCAAndTokens: a token is of one CA; who belongs to the cluster by the former one
-// is told the way out.
+// enters anew with a token of the next, and not another cluster.
 func TestChangedCAAndTokens(t *testing.T) {
 	c := newChanging(t)
 	n1 := c.ids["n1"]
@@ -300,11 +300,23 @@ func TestChangedCAAndTokens(t *testing.T) {
 		t.Errorf("the token is for %s", now.ClusterPrefix())
 	}
 	away := c.dirs["away"]
-	wants(t, mayJoin(JoinConfig{Token: now, Dir: away.dir, Gossip: away.gossip}), "the CA was changed while this host was away", away.dir)
-	if err := mayJoin(JoinConfig{Token: now, Dir: c.home.dir, Gossip: c.home.gossip}); err != nil {
-		t.Error(err)
+	_, stranger := found(t, "n1")
+	for name, h := range map[string]host{"away, with the former CA": away, "home, with both": c.home, "a bare one": newHost(t)} {
+		elsewhere, err := mayJoin(JoinConfig{Token: now, Dir: h.dir, Gossip: h.gossip})
+		if err == nil {
+			err = elsewhere(c.next)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
-	_, err := Accept(c.home.invite(t, "away"), away.dir, away.gossip)
+	// A token of another cluster, of which nothing is known before it answers.
+	elsewhere, err := mayJoin(JoinConfig{Token: NewToken(stranger), Dir: away.dir, Gossip: away.gossip})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants(t, elsewhere(stranger.issuing()), "already belongs to a cluster", "the token is for another", away.dir)
+	_, err = Accept(c.home.invite(t, "away"), away.dir, away.gossip)
 	wants(t, err, "the CA was changed", away.dir)
 	// Accepting one that is of a CA among those believed leaves the others.
 	if _, err := Accept(c.home.invite(t, "n1"), c.home.dir, c.home.gossip); err != nil {

@@ -147,10 +147,7 @@ type JoinConfig struct {
 	// Addresses of peer ports (host:port) to try, in this order.
 	Addresses []string
 	Dir       string // of the trust files
-	// Since proves which CAs followed the one in Dir, see [Verdict]: of a host that was
-	// removed before.
-	Since  [][]byte
-	Gossip string // file of the pool's key
+	Gossip    string // file of the pool's key
 	// Dial opens a plain connection; nil = TCP.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -189,7 +186,8 @@ func Join(ctx context.Context, cfg JoinConfig) (*Joined, error) {
 	if err := ValidNode(cfg.Node); err != nil {
 		return nil, err
 	}
-	if err := mayJoin(cfg); err != nil {
+	elsewhere, err := mayJoin(cfg)
+	if err != nil {
 		return nil, err
 	}
 	key, err := joinKey(cfg.Dir)
@@ -205,9 +203,12 @@ func Join(ctx context.Context, cfg JoinConfig) (*Joined, error) {
 			continue
 		}
 		asked[addr] = true
-		j, see, err := askToJoin(ctx, cfg, key, addr)
+		j, see, err := askToJoin(ctx, cfg, key, addr, elsewhere)
 		if err == nil {
 			return j, nil
+		}
+		if errors.Is(err, ErrExists) {
+			return nil, err
 		}
 		var refused *JoinError
 		if errors.As(err, &refused) && refused.Code != JoinElsewhere && refused.Code != JoinBusy && refused.Code != JoinNotNow || errors.Is(err, ErrImpostor) {
@@ -222,22 +223,29 @@ func Join(ctx context.Context, cfg JoinConfig) (*Joined, error) {
 	return nil, fmt.Errorf("join: no member could let this host in: %w", errors.Join(errs...))
 }
 
-// mayJoin refuses to leave another cluster by accident.
-func mayJoin(cfg JoinConfig) error {
+// mayJoin refuses to leave another cluster by accident. Where the CA that the token names is
+// not known here, the CA itself will tell whether it is of the cluster of this host: it may
+// have been changed without this host. elsewhere is what is to be said if it is not.
+func mayJoin(cfg JoinConfig) (elsewhere func(ca *x509.Certificate) error, err error) {
 	there := present(append(trustFiles(cfg.Dir), cfg.Gossip)...)
+	same := func(*x509.Certificate) error { return nil }
 	if len(there) == 0 {
-		return nil
+		return same, nil
 	}
 	cas, err := readCerts(filepath.Join(cfg.Dir, caCertFile))
 	if err != nil {
-		return fmt.Errorf("%w, or did: there is %v, but %v; remove what is of no use to anybody and try again", ErrExists, there, err)
+		return nil, fmt.Errorf("%w, or did: there is %v, but %v; remove what is of no use to anybody and try again", ErrExists, there, err)
 	}
-	known := append(slices.Clip(cas), following(cas, ClusterID(cas[0]), cfg.Since)...)
-	if !slices.ContainsFunc(known, cfg.Token.of) {
-		return fmt.Errorf("%w, %.63q (%.8s…), and the token is for another (%.8s…): nothing was changed; if it shall leave that, or the CA was changed while this host was away, stop relevo and remove %v first",
-			ErrExists, cas[0].Subject.CommonName, ClusterID(cas[0]), cfg.Token.ClusterPrefix(), there)
+	if slices.ContainsFunc(cas, cfg.Token.of) {
+		return same, nil
 	}
-	return nil
+	return func(ca *x509.Certificate) error {
+		if ClusterID(ca) == ClusterID(cas[0]) {
+			return nil
+		}
+		return fmt.Errorf("%w, %.63q (%.8s…), and the token is for another, %.63q (%.8s…): nothing was changed; if it shall leave that, stop relevo and remove %v first",
+			ErrExists, cas[0].Subject.CommonName, ClusterID(cas[0]), ca.Subject.CommonName, ClusterID(ca), there)
+	}, nil
 }
 
 // joinKey is the key that this host joins with.
@@ -258,7 +266,9 @@ func joinKey(dir string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-func askToJoin(ctx context.Context, cfg JoinConfig, key ed25519.PrivateKey, addr string) (*Joined, []string, error) {
+// askToJoin asks one member. It goes on only if elsewhere has nothing against the CA that is
+// there, and is the one of the token.
+func askToJoin(ctx context.Context, cfg JoinConfig, key ed25519.PrivateKey, addr string, elsewhere func(*x509.Certificate) error) (*Joined, []string, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	dial := cfg.Dial
@@ -277,8 +287,10 @@ func askToJoin(ctx context.Context, cfg JoinConfig, key ed25519.PrivateKey, addr
 		MinVersion: tls.VersionTLS13, NextProtos: []string{ProtoJoin},
 		InsecureSkipVerify: true, // the check below takes the place of the library's
 		VerifyConnection: func(s tls.ConnectionState) error {
-			ca, err = cfg.Token.vouchedFor(s.PeerCertificates)
-			return err
+			if ca, err = cfg.Token.vouchedFor(s.PeerCertificates); err != nil {
+				return err
+			}
+			return elsewhere(ca)
 		},
 		SessionTicketsDisabled: true,
 	})

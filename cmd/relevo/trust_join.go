@@ -133,11 +133,7 @@ func (j joinFlags) byToken(ctx context.Context, out io.Writer, p *place, t peer.
 			return fmt.Errorf("no member of the cluster of the token was found by mDNS within %s: is a member switched on, in the same network, and its agent running? Name one with --address 192.168.1.10, for instance", j.wait)
 		}
 	}
-	since, err := agent.CAsSince(p.data)
-	if err != nil {
-		return err
-	}
-	in, err := peer.Join(ctx, peer.JoinConfig{Token: t, Node: node, Addresses: addrs, Dir: p.pki, Gossip: p.gossip, Since: since})
+	in, err := peer.Join(ctx, peer.JoinConfig{Token: t, Node: node, Addresses: addrs, Dir: p.pki, Gossip: p.gossip})
 	if err != nil {
 		return err
 	}

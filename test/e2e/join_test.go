@@ -223,9 +223,20 @@ func (c *cluster) removedBoard(on, board *node) {
 	if journal, err := board.Journal(ctx, "relevo.service"); err != nil || strings.Count(journal, "this host was removed from the cluster home by") != 2 {
 		c.t.Errorf("not one line a start: %v\n%s", err, journal)
 	}
+	// What it had of the CA is of no use any more, and stands in nobody's way.
+	c.changeCA(on)
 	_, err = board.typed(ctx, "relevo join "+c.newToken(on))
 	ok(c.t, err)
 	c.members(3, on, board)
+}
+
+// changeCA has the CA changed, and waits for the end of it.
+func (c *cluster) changeCA(on *node) {
+	c.t.Helper()
+	out, err := on.Run(within(c.t, 30*time.Second), "relevo", "rotate", "ca")
+	ok(c.t, err)
+	c.t.Log(out)
+	c.rotated(on, "the CA")
 }
 
 // deadBoard: a new board takes the place of one that lost its power for good; should the old
@@ -244,6 +255,7 @@ func (c *cluster) deadBoard(on, dead, board *node) {
 		return err
 	}))
 	c.members(3, on, board)
+	c.changeCA(on) // so that the old one knows nothing that is believed
 	ok(c.t, dead.Boot(within(c.t, time.Minute)))
 	c.removed(dead, "root@"+on.Name)
 	c.members(3, on, board)
