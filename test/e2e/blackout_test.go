@@ -7,10 +7,9 @@ import (
 	"time"
 )
 
-// TestBlackout: everybody loses power at once; when it is back there is one master
+// blackout: everybody loses power at once; when it is back there is one master
 // with the same data, without a person.
-func TestBlackout(t *testing.T) {
-	c := newCluster(t, options{})
+func blackout(t *testing.T, c *cluster) {
 	n4 := c.nodes[3]
 	w := c.startWriter(n4, "b")
 	w.waitFor(t, 200, time.Minute)

@@ -78,7 +78,7 @@ func TestCard(t *testing.T) {
 				return fmt.Errorf("%+v", s.Standbys)
 			}))
 			free(t, sb)
-			c.readyStandby(t, sb)
+			c.waitStandby(2*time.Minute, sb.Name)
 		})
 	}
 
@@ -113,7 +113,7 @@ func TestCard(t *testing.T) {
 		t.Logf("while the card was bad: %d writes acknowledged, %d not stored", during.count(), c.missing(during, n4))
 		mend(m)
 		c.waitReady(2*time.Minute, next, s.Term+1)
-		c.readyStandby(t, m)
+		c.waitStandby(2*time.Minute, m.Name)
 	}
 
 	c.run("the card of the master is full", func(t *testing.T) {
@@ -148,21 +148,4 @@ func (c *cluster) missing(w *writer, from *node) int {
 		}
 	}
 	return n
-}
-
-// readyStandby waits until a host is a ready standby, as the voter sees it.
-func (c *cluster) readyStandby(t *testing.T, n *node) {
-	t.Helper()
-	ok(t, hosts.Until(within(t, 2*time.Minute), n.Name+" to be a ready standby", func(ctx context.Context) error {
-		s, err := c.nodes[3].status(ctx)
-		if err != nil {
-			return err
-		}
-		for _, st := range s.Standbys {
-			if st.Node == n.Name && st.Ready {
-				return nil
-			}
-		}
-		return fmt.Errorf("%+v", s.Standbys)
-	}))
 }

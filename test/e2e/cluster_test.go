@@ -32,7 +32,8 @@ type cluster struct {
 	lab   *hosts.Lab
 	kube  *hosts.Kube
 	audit *hosts.Audit
-	nodes []*node
+	nodes []*node // the one that is the master when the test begins is the first
+	term  uint64  // its term
 }
 
 type options struct {
@@ -62,47 +63,98 @@ func ok(t *testing.T, err error) {
 	}
 }
 
+// newLab is a lab of the test's own.
+func newLab(t *testing.T, o hosts.Options) *hosts.Lab {
+	t.Helper()
+	ok(t, closeKept())
+	return hosts.NewLab(t, o)
+}
+
 // newCluster sets it up by the commands of the README, and waits until a failover is
 // possible.
 func newCluster(t *testing.T, o options) *cluster {
 	t.Helper()
 	deb := debFile(t, version)
-	lab := hosts.NewLab(t, hosts.Options{CardMB: o.card})
-	c := &cluster{t: t, lab: lab}
-	hs, err := lab.AddHosts(t.Context(), "n1", "n2", "n3", "n4")
-	ok(t, err)
-	for _, h := range hs {
-		c.nodes = append(c.nodes, &node{h})
-	}
-	ok(t, lab.Boot(within(t, 2*time.Minute)))
-	if o.hosts != nil {
-		o.hosts(c)
-	}
-	units := hosts.Units
-	if o.k3s != "" {
-		units = []string{hosts.K3sUnit}
-		c.kube, err = lab.InstallK3s(within(t, 20*time.Minute), o.k3s, hs[:3]...)
-	} else {
-		if o.kine {
-			for _, h := range hs[:3] {
-				ok(t, h.WriteFile(within(t, time.Minute), "/etc/systemd/system/kine.service.d/50-lan.conf", []byte(hosts.KineOnLAN), 0o644))
-			}
-		}
-		c.kube, err = lab.InstallKube(within(t, 20*time.Minute), hs[:3]...)
-	}
-	ok(t, err)
-	ok(t, hs[0].WaitUnit(within(t, time.Minute), units[len(units)-1], "active"))
-	if o.bare != nil {
-		o.bare(c.nodes[0])
-	}
-	c.audit = lab.Audit(units...)
+	c := &cluster{t: t, lab: newLab(t, hosts.Options{CardMB: o.card, Kube: o.k3s == ""})}
+	c.setUp(o, deb)
+	return c
+}
+
+// watched audits who runs the control plane, until the test ends.
+func (c *cluster) watched(units ...string) {
+	c.audit = c.lab.Audit(units...)
+	t := c.t
 	t.Cleanup(func() {
 		if _, err := c.audit.Stop(); err != nil {
 			t.Error(err)
 		}
 		t.Log(c.audit)
 	})
-	ctx := within(t, 2*time.Minute)
+}
+
+func (c *cluster) setUp(o options, deb string) {
+	t, lab := c.t, c.lab
+	t.Helper()
+	begin, last := time.Now(), time.Now()
+	var took []string
+	step := func(what string) {
+		took = append(took, fmt.Sprintf("%s %.1f", what, time.Since(last).Seconds()))
+		last = time.Now()
+	}
+	hs, err := lab.AddHosts(t.Context(), "n1", "n2", "n3", "n4")
+	ok(t, err)
+	for _, h := range hs {
+		c.nodes = append(c.nodes, &node{h})
+	}
+	ok(t, lab.Boot(within(t, 2*time.Minute)))
+	step("boot")
+	if o.hosts != nil {
+		o.hosts(c)
+	}
+	var g errgroup.Group
+	ctx := within(t, 20*time.Minute)
+	install := func() error { return c.install(ctx, o, deb) }
+	if o.bare == nil {
+		g.Go(install) // while the API server starts
+	}
+	units := hosts.Units
+	if o.k3s != "" {
+		units = []string{hosts.K3sUnit}
+		c.kube, err = lab.InstallK3s(ctx, o.k3s, hs[:3]...)
+	} else {
+		if o.kine {
+			for _, h := range hs[:3] {
+				ok(t, h.WriteFile(ctx, "/etc/systemd/system/kine.service.d/50-lan.conf", []byte(hosts.KineOnLAN), 0o644))
+			}
+		}
+		c.kube, err = lab.InstallKube(ctx, hs[:3]...)
+	}
+	ok(t, err)
+	ok(t, hs[0].WaitUnit(within(t, time.Minute), units[len(units)-1], "active"))
+	step("control plane")
+	if o.bare != nil {
+		o.bare(c.nodes[0])
+		g.Go(install)
+	}
+	c.watched(units...)
+	ok(t, g.Wait())
+	for _, n := range c.nodes {
+		_, err := n.Run(ctx, "systemctl", "start", "--no-block", "relevo.service")
+		ok(t, err)
+	}
+	step("the rest of the package")
+	c.waitReady(2*time.Minute, "n1", 1)
+	step("ready")
+	t.Logf("set up in %.1f s: %s", time.Since(begin).Seconds(), strings.Join(took, ", "))
+	c.term = 1
+	if o.k3s == "" {
+		adopted(t, c.nodes[0])
+	}
+}
+
+// install puts the package and its configuration on all hosts, and makes them members.
+// Nothing of it runs yet.
+func (c *cluster) install(ctx context.Context, o options, deb string) error {
 	g, gctx := errgroup.WithContext(ctx)
 	for i, n := range c.nodes {
 		g.Go(func() error {
@@ -117,21 +169,41 @@ func newCluster(t *testing.T, o options) *cluster {
 			return n.WriteFile(gctx, "/etc/relevo/relevo.yaml", []byte(config(n.Name, i < 3, o)), 0o640)
 		})
 	}
-	ok(t, g.Wait())
+	if err := g.Wait(); err != nil {
+		return err
+	}
 	n1 := c.nodes[0]
-	_, err = n1.Run(ctx, "relevo", "init", "--no-start")
-	ok(t, err)
+	if _, err := n1.Run(ctx, "relevo", "init", "--no-start"); err != nil {
+		return err
+	}
 	for _, n := range c.nodes[1:] {
 		invitation, err := n1.Run(ctx, "relevo", "invite", n.Name)
-		ok(t, err)
-		ok(t, n.pipe(ctx, strings.NewReader(invitation), "relevo", "join", "-"))
+		if err == nil {
+			err = n.pipe(ctx, strings.NewReader(invitation), "relevo", "join", "-")
+		}
+		if err != nil {
+			return err
+		}
 	}
-	for _, n := range c.nodes {
-		_, err := n.Run(ctx, "systemctl", "start", "--no-block", "relevo.service")
-		ok(t, err)
+	return nil
+}
+
+// adopted: the API server that ran before relevo came is the one that runs now.
+func adopted(t *testing.T, n1 *node) {
+	t.Helper()
+	out, err := n1.Run(within(t, 10*time.Second), "systemctl", "show", "--property=NRestarts,ActiveEnterTimestampMonotonic", "kube-apiserver.service")
+	ok(t, err)
+	agent, err := n1.Run(within(t, 10*time.Second), "systemctl", "show", "--property=ExecMainStartTimestampMonotonic", "--value", "relevo.service")
+	ok(t, err)
+	var restarts, since, relevo int64
+	for _, l := range strings.Fields(out) {
+		fmt.Sscanf(l, "NRestarts=%d", &restarts)
+		fmt.Sscanf(l, "ActiveEnterTimestampMonotonic=%d", &since)
 	}
-	c.waitReady(2*time.Minute, "n1", 1)
-	return c
+	fmt.Sscan(agent, &relevo)
+	if restarts != 0 || since == 0 || relevo == 0 || since > relevo {
+		t.Errorf("adoption restarted the API server: %q, relevo started at %s", out, agent)
+	}
 }
 
 func config(name string, candidate bool, o options) string {

@@ -3,6 +3,7 @@
 // clients that go on working while a master is lost.
 //
 //   - cluster_test.go: a cluster as the README sets one up; deb_test.go: the package
+//   - shared_test.go: the tests that share one, and their order; kept_test.go: how
 //   - clients_test.go: a writer that remembers what was acknowledged; writers_test.go: many,
 //     also of kine itself; informer_test.go: a client with a cache
 //   - failover_test.go: the main job; blackout_test.go: power cut of everybody

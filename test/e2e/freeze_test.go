@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"context"
-	"errors"
 	"testing"
 	"time"
 
@@ -13,54 +11,42 @@ import (
 	"relevo.dev/relevo/test/hosts"
 )
 
-// TestFreeze stops the whole master, kernel excepted, until another is the master,
+// freeze stops the whole master, kernel excepted, until another is the master,
 // and lets it go on. Nothing on the host could act in time, so the processes run for
 // a moment. What can be promised is that this ends at once, that the old master
 // becomes a standby, and that the frozen kernel does not keep the virtual IP. How
 // long the moment is, and whether it acknowledged a write, is measured and printed.
-func TestFreeze(t *testing.T) {
-	c := newCluster(t, options{})
+func freeze(t *testing.T, c *cluster) {
 	c.waitSteady(time.Minute)
-	n1, n4 := c.nodes[0], c.nodes[3]
+	was, n4 := c.nodes[0], c.nodes[3]
 	before := c.startWriter(n4, "before")
 	before.waitFor(t, 50, time.Minute)
 	before.end()
-	ok(t, n1.Freeze(within(t, 10*time.Second)))
-	m := c.waitMasterOf(2*time.Minute, n4, 2)
+	ok(t, was.Freeze(within(t, 10*time.Second)))
+	m := c.waitMasterOf(2*time.Minute, n4, c.term+1)
 
-	// n1's kernel still answers for the address; the new master must have it.
+	// Its kernel still answers for the address; the new master must have it.
 	w := c.startWriter(n4, "new")
 	w.waitFor(t, 50, time.Minute)
 	// Somebody knocks at the frozen host itself all the while.
-	old := c.startWriterTo(n1.IP.String(), n4, "old")
+	old := c.startWriterTo(was.IP.String(), n4, "old")
 
 	if _, err := c.audit.Stop(); err != nil {
 		t.Error(err)
 	}
 	ran := c.lab.Audit(hosts.Units...)
 	thawed := ran.Since()
-	ok(t, n1.Thaw(within(t, 10*time.Second)))
+	ok(t, was.Thaw(within(t, 10*time.Second)))
 	for _, u := range hosts.Units {
-		ok(t, c.waitDown(n1, u))
+		ok(t, c.waitDown(was, u))
 	}
-	ok(t, hosts.Until(within(t, time.Minute), "n1 to be a ready standby", func(ctx context.Context) error {
-		s, err := n4.status(ctx)
-		if err != nil {
-			return err
-		}
-		for _, st := range s.Standbys {
-			if st.Node == "n1" && st.Ready {
-				return nil
-			}
-		}
-		return errors.New("it is not")
-	}))
+	c.waitStandby(time.Minute, was.Name)
 	old.end()
 	spans, _ := ran.Stop() // an overlap, as said above
 	for _, s := range spans {
-		if s.Host == "n1" {
+		if s.Host == was.Name {
 			if s.To == 0 {
-				t.Error("n1 runs the control plane still")
+				t.Errorf("%s runs the control plane still", was.Name)
 			}
 			t.Logf("exposure: the thawed host ran its control plane for %.0f ms", (s.To-max(s.From, thawed)).Seconds()*1000)
 		}
@@ -68,7 +54,7 @@ func TestFreeze(t *testing.T) {
 	t.Logf("exposure: it acknowledged %d writes in that time", old.count())
 	w.waitFor(t, 20, time.Minute)
 	w.end()
-	c.waitReady(time.Minute, m, 2)
+	c.waitReady(time.Minute, m, c.term+1)
 	if missing := c.check(w, n4); len(missing) > 0 {
 		t.Errorf("the new master lost %d writes", len(missing))
 	}

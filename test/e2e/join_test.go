@@ -39,7 +39,7 @@ var joinLine = regexp.MustCompile(`relevo join ([0-9A-Z-]{53})`)
 // find the first by mDNS. And what does not let a host in.
 func TestJoin(t *testing.T) {
 	deb := debFile(t, version)
-	lab := hosts.NewLab(t, hosts.Options{})
+	lab := newLab(t, hosts.Options{})
 	hs, err := lab.AddHosts(t.Context(), "n1", "n2", "n3", "n4")
 	ok(t, err)
 	c := &cluster{t: t, lab: lab}

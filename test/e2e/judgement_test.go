@@ -28,7 +28,7 @@ exit 1
 // TestJudgement: who is fit to be the master, besides that it renews its lease.
 func TestJudgement(t *testing.T) {
 	var spare *hosts.Host
-	c := newCluster(t, options{extra: "max_failovers: 100\nfence: {command: [/usr/local/sbin/plug], timeout: 6s}\n", hosts: func(c *cluster) {
+	c := newCluster(t, options{grace: 10 * time.Second, extra: "max_failovers: 100\nfence: {command: [/usr/local/sbin/plug], timeout: 6s}\n", hosts: func(c *cluster) {
 		for _, n := range c.nodes {
 			ok(t, n.WriteFile(within(t, 10*time.Second), "/usr/local/sbin/plug", []byte(plug), 0o755))
 		}

@@ -87,13 +87,7 @@ func TestK3s(t *testing.T) {
 	}))
 	c.installK3s(n1, k3sVersion)
 	c.waitStandby(2*time.Minute, "n1")
-	ok(t, hosts.Until(within(t, 30*time.Second), "no problems", func(ctx context.Context) error {
-		st, err := n4.status(ctx)
-		if err == nil && st.Degraded() {
-			err = fmt.Errorf("%+v", st.Problems)
-		}
-		return err
-	}))
+	c.noProblems()
 }
 
 // installK3s puts another version of k3s on a host, as its installer does; what runs goes
@@ -138,23 +132,6 @@ func (c *cluster) states(n *node, server, agent string) {
 			return fmt.Errorf("%s is %s, %s is %s", hosts.K3sUnit, a, hosts.K3sAgentUnit, b)
 		}
 		return nil
-	}))
-}
-
-// waitStandby waits until a host is a ready standby.
-func (c *cluster) waitStandby(d time.Duration, name string) {
-	c.t.Helper()
-	ok(c.t, hosts.Until(within(c.t, d), name+" to be a ready standby", func(ctx context.Context) error {
-		st, err := c.nodes[3].status(ctx)
-		if err != nil {
-			return err
-		}
-		for _, b := range st.Standbys {
-			if b.Node == name && b.Ready {
-				return nil
-			}
-		}
-		return fmt.Errorf("the standbys are %+v", st.Standbys)
 	}))
 }
 

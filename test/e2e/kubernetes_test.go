@@ -27,12 +27,11 @@ import (
 	"relevo.dev/relevo/test/hosts"
 )
 
-// TestKubernetesServices: NodePort Services are created, changed and deleted on the
+// kubernetesServices: NodePort Services are created, changed and deleted on the
 // real API server and watched by avahi-browse on another host; then the master is lost,
 // comes back, and hands over, under that watch.
-func TestKubernetesServices(t *testing.T) {
-	c := newCluster(t, options{})
-	n4 := c.nodes[3]
+func kubernetesServices(t *testing.T, c *cluster) {
+	m, n4 := c.nodes[0], c.nodes[3]
 	b := c.startBrowse(n4, "_http._tcp")
 	services, endpoints := c.dynamicOf(n4, schema.GroupVersionResource{Version: "v1", Resource: "services"}),
 		c.dynamicOf(n4, schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"})
@@ -97,18 +96,15 @@ func TestKubernetesServices(t *testing.T) {
 
 	// Every member knows them, and that they are reached at the virtual IP.
 	create("second", 30001)
-	c.everybodyOffers(t, "n1", "first", "second")
+	c.everybodyOffers(t, m.Name, "first", "second")
 
 	// Failover. The old master's announcements are in n4's cache, its successor makes
 	// the same: nothing may go away.
 	b.seen(t, "second", "30001")
 	mark := b.mark()
 	p := c.pollServices(n4)
-	n1 := c.node("n1")
-	ok(t, n1.LinkDown(within(t, 30*time.Second)))
-	cut := time.Now()
-	ok(t, n1.PowerCut(within(t, 30*time.Second)))
-	s := c.waitMaster(2*time.Minute, "", 2)
+	cut := c.powerOff(m)
+	s := c.waitMaster(2*time.Minute, "", c.term+1)
 	t.Logf("failover: %s is the master %.1f s after the power cut", s.Master.Node, time.Since(cut).Seconds())
 	c.everybodyOffers(t, s.Master.Node, "first", "second")
 	t.Logf("failover: its Services are in every member's catalog %.1f s after the power cut; longest time that n4's had not both: %.1f s", time.Since(cut).Seconds(), p.end().Seconds())
@@ -120,20 +116,20 @@ func TestKubernetesServices(t *testing.T) {
 	b.unseen(t, "second")
 	create("third", 30002)
 	b.seen(t, "third", "30002")
-	ok(t, n1.Boot(within(t, time.Minute)))
-	c.waitReady(2*time.Minute, s.Master.Node, 2)
+	ok(t, m.Boot(within(t, time.Minute)))
+	c.waitReady(2*time.Minute, s.Master.Node, c.term+1)
 
 	// Switchover: the one before goes on until the next one offers the same.
-	c.waitStandby(time.Minute, "n1")
+	c.waitStandby(time.Minute, m.Name)
 	mark = b.mark()
 	p = c.pollServices(n4)
 	// A host that has just booted may still believe in its old term for a moment.
-	ok(t, hosts.Until(within(t, time.Minute), "n1 to be taken for the next master", func(ctx context.Context) error {
-		_, err := n4.Run(ctx, "relevo", "step-down", "--to", "n1", "--why", "test")
+	ok(t, hosts.Until(within(t, time.Minute), m.Name+" to be taken for the next master", func(ctx context.Context) error {
+		_, err := n4.Run(ctx, "relevo", "step-down", "--to", m.Name, "--why", "test")
 		return err
 	}))
-	c.waitMaster(2*time.Minute, "n1", 3)
-	c.everybodyOffers(t, "n1", "first", "third")
+	c.waitMaster(2*time.Minute, m.Name, c.term+2)
+	c.everybodyOffers(t, m.Name, "first", "third")
 	t.Logf("switchover: longest time that n4's catalog had not both: %.1f s", p.end().Seconds())
 	b.steady(t, "a switchover", mark, "first", "third")
 	for _, n := range c.nodes {

@@ -13,49 +13,53 @@ import (
 	"relevo.dev/relevo/test/hosts"
 )
 
-// TestNetwork: no address is configured anywhere, one host has no avahi-daemon, and
+// network: no address is configured anywhere, one host has no avahi-daemon, and
 // another gets a new address from DHCP.
-func TestNetwork(t *testing.T) {
-	c := newCluster(t, options{hosts: func(c *cluster) {
-		_, err := c.nodes[2].Run(within(t, 30*time.Second), "systemctl", "disable", "--now", "avahi-daemon.service", "avahi-daemon.socket")
+func network(t *testing.T, c *cluster) {
+	moved, plain, n4 := c.nodes[1], c.nodes[2], c.nodes[3]
+	avahi := func(verb string) {
+		t.Helper()
+		_, err := plain.Script(within(t, time.Minute), "systemctl "+verb+" --now avahi-daemon.service avahi-daemon.socket; systemctl restart relevo.service")
 		ok(t, err)
-	}})
-	n2, n3, n4 := c.nodes[1], c.nodes[2], c.nodes[3]
+	}
+	avahi("disable")
 
 	c.run("a host without avahi-daemon announces itself", func(t *testing.T) {
-		ok(t, hosts.Until(within(t, 30*time.Second), "avahi-browse on n4 to see n3", func(ctx context.Context) error {
+		ok(t, hosts.Until(within(t, 30*time.Second), "avahi-browse on n4 to see "+plain.Name, func(ctx context.Context) error {
 			out, err := n4.Run(ctx, "avahi-browse", "-rpt", "_relevo._tcp")
-			if err == nil && !strings.Contains(out, ";n3;_relevo._tcp;local;") {
+			if err == nil && !strings.Contains(out, ";"+plain.Name+";_relevo._tcp;local;") {
 				err = fmt.Errorf("it shows %s", out)
 			}
 			return err
 		}))
-		out, err := n3.Run(within(t, 10*time.Second), "relevo", "services")
-		ok(t, err)
-		for _, name := range []string{"n1", "n2", "n4", "home"} {
-			if !strings.Contains(out, "\n"+name+" ") {
-				t.Errorf("n3 does not see %s:\n%s", name, out)
+		ok(t, hosts.Until(within(t, 30*time.Second), plain.Name+" to see all others", func(ctx context.Context) error {
+			out, err := plain.Run(ctx, "relevo", "services")
+			for _, name := range []string{c.nodes[0].Name, moved.Name, n4.Name, "home"} {
+				if err == nil && !strings.Contains(out, "\n"+name+" ") {
+					err = fmt.Errorf("not %s:\n%s", name, out)
+				}
 			}
-		}
+			return err
+		}))
 	})
 
 	c.run("a new address", func(t *testing.T) {
-		ok(t, n2.Readdress(within(t, 10*time.Second), netip.MustParseAddr("10.77.0.42")))
-		ok(t, hosts.Until(within(t, 2*time.Minute), "n4 to know n2's new address", func(ctx context.Context) error {
+		ok(t, moved.Readdress(within(t, 10*time.Second), netip.MustParseAddr("10.77.0.42")))
+		ok(t, hosts.Until(within(t, 2*time.Minute), "n4 to know the new address of "+moved.Name, func(ctx context.Context) error {
 			out, err := n4.Run(ctx, "relevo", "members")
 			if err == nil && !strings.Contains(out, "10.77.0.42:7946") {
 				err = fmt.Errorf("it says %s", out)
 			}
 			return err
 		}))
-		c.waitReady(2*time.Minute, "n1", 1)
-		ok(t, hosts.Until(within(t, time.Minute), "n2 to be a ready standby again", func(ctx context.Context) error {
+		c.waitReady(2*time.Minute, c.nodes[0].Name, c.term)
+		ok(t, hosts.Until(within(t, time.Minute), moved.Name+" to be a ready standby again", func(ctx context.Context) error {
 			s, err := n4.status(ctx)
 			if err != nil {
 				return err
 			}
 			for _, st := range s.Standbys {
-				if st.Node == "n2" && st.Ready && st.LagSeconds != nil && *st.LagSeconds < 5 {
+				if st.Node == moved.Name && st.Ready && st.LagSeconds != nil && *st.LagSeconds < 5 {
 					return nil
 				}
 			}
@@ -65,8 +69,9 @@ func TestNetwork(t *testing.T) {
 
 	c.run("it takes over from there", func(t *testing.T) {
 		c.waitSteady(time.Minute)
-		_, err := n4.Run(within(t, 2*time.Minute), "relevo", "step-down", "--to", "n2")
+		_, err := n4.Run(within(t, 2*time.Minute), "relevo", "step-down", "--to", moved.Name)
 		ok(t, err)
-		c.waitReady(time.Minute, "n2", 2)
+		c.waitReady(time.Minute, moved.Name, c.term+1)
 	})
+	avahi("enable")
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/test/hosts"
 )
@@ -32,7 +34,7 @@ func denied(t *testing.T, err error, why string, what ...string) {
 // card with a token on its boot partition, and who may do what then.
 func TestOnboard(t *testing.T) {
 	deb := debFile(t, version)
-	lab := hosts.NewLab(t, hosts.Options{})
+	lab := newLab(t, hosts.Options{})
 	c := &cluster{t: t, lab: lab}
 	hs, err := lab.AddHosts(t.Context(), "n1", "n2", "laptop")
 	ok(t, err)
@@ -40,9 +42,11 @@ func TestOnboard(t *testing.T) {
 		c.nodes = append(c.nodes, &node{h})
 	}
 	ok(t, lab.Boot(within(t, 2*time.Minute)))
+	g, ctx := errgroup.WithContext(within(t, time.Minute))
 	for _, n := range c.nodes {
-		ok(t, c.installDeb(within(t, time.Minute), n, deb))
+		g.Go(func() error { return c.installDeb(ctx, n, deb) })
 	}
+	ok(t, g.Wait())
 	n1, n2, laptop := c.nodes[0], c.nodes[1], c.nodes[2]
 	var token string
 

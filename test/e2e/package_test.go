@@ -15,22 +15,21 @@ import (
 	"relevo.dev/relevo/test/hosts"
 )
 
-// TestPackage upgrades a working cluster one host after the other, and takes the
+// packages upgrades a working cluster one host after the other, and takes the
 // package off again.
-func TestPackage(t *testing.T) {
+func packages(t *testing.T, c *cluster) {
 	newer := debFile(t, "0.1.1")
-	c := newCluster(t, options{})
 	c.waitSteady(time.Minute)
-	n1, n3, n4 := c.nodes[0], c.nodes[2], c.nodes[3]
+	m, other, n4 := c.nodes[0], c.nodes[2], c.nodes[3]
 
 	c.run("what the unit may do", func(t *testing.T) {
-		out, err := n1.Run(within(t, 30*time.Second), "systemd-analyze", "security", "--no-pager", "relevo.service")
+		out, err := m.Run(within(t, 30*time.Second), "systemd-analyze", "security", "--no-pager", "relevo.service")
 		ok(t, err)
 		lines := strings.Split(strings.TrimSpace(out), "\n")
 		t.Log(lines[len(lines)-1])
 		for file, want := range map[string]string{"/etc/relevo/gossip.key": "600", "/etc/relevo/pki/node.key": "600", "/etc/relevo/pki/ca.key": "600",
 			"/run/relevo/lease": "600", "/var/lib/relevo": "700", "/etc/relevo": "750"} {
-			if mode, err := n1.Run(within(t, 10*time.Second), "stat", "-c", "%a", file); err != nil || strings.TrimSpace(mode) != want {
+			if mode, err := m.Run(within(t, 10*time.Second), "stat", "-c", "%a", file); err != nil || strings.TrimSpace(mode) != want {
 				t.Errorf("%s has mode %q (%v), not %s", file, strings.TrimSpace(mode), err, want)
 			}
 		}
@@ -38,53 +37,53 @@ func TestPackage(t *testing.T) {
 
 	c.run("metrics and health for machines", func(t *testing.T) {
 		for path, want := range map[string]string{"metrics": "\nrelevo_is_master 1\n", "healthz": "ok\n", "readyz": "ok\n"} {
-			out, err := n1.Run(within(t, 10*time.Second), "curl", "-sf", "http://127.0.0.1:7948/"+path)
+			out, err := m.Run(within(t, 10*time.Second), "curl", "-sf", "http://127.0.0.1:7948/"+path)
 			if err != nil || !strings.Contains(out, want) {
 				t.Errorf("/%s: %v\n%s", path, err, out)
 			}
 		}
-		if _, err := n4.Run(within(t, 10*time.Second), "curl", "-sf", "--max-time", "3", "http://"+n1.IP.String()+":7948/metrics"); err == nil {
-			t.Error("the metrics of n1 can be had from outside, and nobody has allowed it")
+		if _, err := n4.Run(within(t, 10*time.Second), "curl", "-sf", "--max-time", "3", "http://"+m.IP.String()+":7948/metrics"); err == nil {
+			t.Error("the metrics of the master can be had from outside, and nobody has allowed it")
 		}
-		out, err := n1.Run(within(t, 10*time.Second), "systemctl", "show", "--property=StatusText", "--value", "relevo.service")
-		if err != nil || !strings.Contains(out, "this host is the master in term 1") {
+		out, err := m.Run(within(t, 10*time.Second), "systemctl", "show", "--property=StatusText", "--value", "relevo.service")
+		if err != nil || !strings.Contains(out, fmt.Sprintf("this host is the master in term %d", c.term)) {
 			t.Errorf("systemctl status says %q (%v)", out, err)
 		}
 	})
 
 	c.run("a reload takes what it can, and refuses what is wrong", func(t *testing.T) {
-		good, err := n1.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml")
+		good, err := m.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml")
 		ok(t, err)
-		before := c.apiServer(n1)
+		before := c.apiServer(m)
 		for _, step := range []struct{ text, says string }{
-			{strings.Replace(string(good), "node: n1\n", "node: n1\nmax_lag: 20s\n", 1), "configuration taken over"},
-			{strings.Replace(string(good), "node: n1\n", "node: n1\nlease_ttl: 7s\n", 1), "restart_for=lease_ttl"},
-			{strings.Replace(string(good), "node: n1\n", "node: n1\nmax_log: 20s\n", 1), "relevo.yaml:3:1"},
+			{strings.Replace(string(good), "node: "+m.Name+"\n", "node: "+m.Name+"\nmax_lag: 20s\n", 1), "configuration taken over"},
+			{strings.Replace(string(good), "node: "+m.Name+"\n", "node: "+m.Name+"\nlease_ttl: 7s\n", 1), "restart_for=lease_ttl"},
+			{strings.Replace(string(good), "node: "+m.Name+"\n", "node: "+m.Name+"\nmax_log: 20s\n", 1), "relevo.yaml:3:1"},
 			{string(good), "configuration taken over"},
 		} {
-			ok(t, n1.WriteFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml", []byte(step.text), 0o640))
-			_, err := n1.Run(within(t, 30*time.Second), "systemctl", "reload", "relevo.service")
+			ok(t, m.WriteFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml", []byte(step.text), 0o640))
+			_, err := m.Run(within(t, 30*time.Second), "systemctl", "reload", "relevo.service")
 			ok(t, err)
 			ok(t, hosts.Until(within(t, 20*time.Second), "the journal to say "+step.says, func(ctx context.Context) error {
-				out, err := n1.Run(ctx, "journalctl", "-q", "--no-pager", "-n", "12", "-u", "relevo.service")
+				out, err := m.Run(ctx, "journalctl", "-q", "--no-pager", "-n", "12", "-u", "relevo.service")
 				if err == nil && !strings.Contains(out, step.says) {
 					err = errors.New(out)
 				}
 				return err
 			}))
 		}
-		c.undisturbed(t, n1, before)
+		c.undisturbed(t, m, before)
 	})
 
 	c.run("upgrade", func(t *testing.T) {
-		config, err := n1.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml")
+		config, err := m.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml")
 		ok(t, err)
-		before := c.apiServer(n1)
+		before := c.apiServer(m)
 		w := c.startWriter(n4, "up")
 		for _, n := range c.nodes {
 			ok(t, c.installDeb(within(t, time.Minute), n, newer))
 			ok(t, n.WaitUnit(within(t, time.Minute), "relevo.service", "active"))
-			c.waitReady(time.Minute, "n1", 1)
+			c.waitReady(time.Minute, m.Name, c.term)
 		}
 		w.end()
 		for _, n := range c.nodes {
@@ -92,8 +91,8 @@ func TestPackage(t *testing.T) {
 				t.Errorf("%s runs %s (%v)", n.Name, s.Version, err)
 			}
 		}
-		c.undisturbed(t, n1, before)
-		if now, err := n1.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml"); err != nil || string(now) != string(config) {
+		c.undisturbed(t, m, before)
+		if now, err := m.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml"); err != nil || string(now) != string(config) {
 			t.Errorf("the upgrade changed the configuration (%v):\n%s", err, now)
 		}
 		if missing := c.check(w, n4); len(missing) > 0 || w.errs > 0 {
@@ -112,12 +111,12 @@ func TestPackage(t *testing.T) {
 		if _, err := n4.Run(within(t, 10*time.Second), "getent", "group", "relevo"); err == nil {
 			t.Error("purge left the group")
 		}
-		c.waitMasterOf(time.Minute, n3, 1)
+		c.waitMasterOf(time.Minute, other, c.term)
 	})
 
 	c.run("the vote of who left is replaced", func(t *testing.T) {
 		ok(t, hosts.Until(within(t, time.Minute), "three voters that are there", func(ctx context.Context) error {
-			s, err := n3.status(ctx)
+			s, err := other.status(ctx)
 			if err == nil && (s.Quorum.Voters != 3 || s.Quorum.Online != 3) {
 				err = fmt.Errorf("%d of %d voters are online", s.Quorum.Online, s.Quorum.Voters)
 			}
@@ -126,30 +125,30 @@ func TestPackage(t *testing.T) {
 	})
 
 	c.run("remove from the master", func(t *testing.T) {
-		_, err := n1.Run(within(t, 2*time.Minute), "apt-get", "remove", "-y", "-q", "relevo")
+		_, err := m.Run(within(t, 2*time.Minute), "apt-get", "remove", "-y", "-q", "relevo")
 		ok(t, err)
 		for _, u := range hosts.Units {
-			ok(t, c.waitDown(n1, u))
-			if _, err := n1.Run(within(t, 10*time.Second), "stat", "/etc/systemd/system/"+u+".d"); err == nil {
-				t.Errorf("the drop-in of %s is left on n1", u)
+			ok(t, c.waitDown(m, u))
+			if _, err := m.Run(within(t, 10*time.Second), "stat", "/etc/systemd/system/"+u+".d"); err == nil {
+				t.Errorf("the drop-in of %s is left on %s", u, m.Name)
 			}
-			_, err := n1.Run(within(t, 10*time.Second), "systemctl", "--quiet", "is-enabled", u)
+			_, err := m.Run(within(t, 10*time.Second), "systemctl", "--quiet", "is-enabled", u)
 			var exit *exec.ExitError
 			if !errors.As(err, &exit) {
-				t.Errorf("%s would start at the next boot of n1 (%v)", u, err)
+				t.Errorf("%s would start at the next boot of %s (%v)", u, m.Name, err)
 			}
 		}
-		if m := c.waitMasterOf(2*time.Minute, n3, 2); m == "n1" {
-			t.Errorf("%s is the master", m)
+		if next := c.waitMasterOf(2*time.Minute, other, c.term+1); next == m.Name {
+			t.Errorf("%s is the master", next)
 		}
-		if _, err := n1.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml"); errors.Is(err, fs.ErrNotExist) {
+		if _, err := m.ReadFile(within(t, 10*time.Second), "/etc/relevo/relevo.yaml"); errors.Is(err, fs.ErrNotExist) {
 			t.Error("remove took the configuration away")
 		}
-		ok(t, n1.PowerCut(within(t, 30*time.Second)))
-		ok(t, n1.Boot(within(t, time.Minute)))
+		ok(t, m.PowerCut(within(t, 30*time.Second)))
+		ok(t, m.Boot(within(t, time.Minute)))
 		for _, u := range hosts.Units {
-			if state, err := n1.UnitState(within(t, 10*time.Second), u); err != nil || state == "active" {
-				t.Errorf("%s on n1 is %s after a boot (%v)", u, state, err)
+			if state, err := m.UnitState(within(t, 10*time.Second), u); err != nil || state == "active" {
+				t.Errorf("%s on %s is %s after a boot (%v)", u, m.Name, state, err)
 			}
 		}
 	})

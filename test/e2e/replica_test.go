@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,15 +13,13 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"relevo.dev/relevo/agent/api"
-	"relevo.dev/relevo/test/hosts"
 )
 
-// TestReplica is the tail that can be trusted: lag under writes, a tampered copy that is
+// replica is the tail that can be trusted: lag under writes, a tampered copy that is
 // found, named and healed, and a rehearsal with the real programs.
-func TestReplica(t *testing.T) {
-	c := newCluster(t, options{})
+func replica(t *testing.T, c *cluster) {
 	c.waitSteady(time.Minute)
-	n1, n2, n4 := c.nodes[0], c.nodes[1], c.nodes[3]
+	m, sb, n4 := c.nodes[0], c.nodes[1], c.nodes[3]
 	client := c.client(n4, 5*time.Second)
 	object := configMap("tampered")
 	ok(t, unstructured.SetNestedField(object.Object, "AAAA-as-the-master-has-it", "data", "value"))
@@ -34,10 +31,10 @@ func TestReplica(t *testing.T) {
 		for i := range 8 {
 			ws = append(ws, c.startWriter(n4, fmt.Sprintf("w%d", i)))
 		}
-		begin := time.Now()
+		begin, ctx := time.Now(), within(t, time.Minute)
 		var lags []float64
-		for time.Since(begin) < 10*time.Second {
-			s, err := n4.status(within(t, 10*time.Second))
+		for len(lags) < 100 {
+			s, err := n4.status(ctx)
 			ok(t, err)
 			for _, st := range s.Standbys {
 				if st.LagSeconds != nil {
@@ -56,7 +53,7 @@ func TestReplica(t *testing.T) {
 
 	verify := func(t *testing.T, args ...string) api.Verification {
 		var d api.Done
-		ok(t, n4.ask(within(t, time.Minute), &d, append([]string{"replica", "verify", "n2"}, args...)...))
+		ok(t, n4.ask(within(t, time.Minute), &d, append([]string{"replica", "verify", sb.Name}, args...)...))
 		if len(d.Verified) != 1 || d.Verified[0].Error != "" {
 			t.Fatalf("%+v", d)
 		}
@@ -69,10 +66,10 @@ func TestReplica(t *testing.T) {
 			t.Fatalf("before: %+v", v)
 		}
 		// Behind the agent's back, as a card does it: SQLite's own check finds nothing.
-		_, err := n2.Script(within(t, time.Minute), `set -e; systemctl stop relevo; cd /var/lib/relevo/replica; grep -qa AAAA-as state.db
+		_, err := sb.Script(within(t, time.Minute), `set -e; systemctl stop relevo; cd /var/lib/relevo/replica; grep -qa AAAA-as state.db
 			LC_ALL=C sed -i s/AAAA-as-the-master-has-it/BBBB-as-the-master-has-it/ state.db; systemctl start --no-block relevo`)
 		ok(t, err)
-		ready(t, n4, "n2")
+		c.waitStandby(time.Minute, sb.Name)
 		v := verify(t, "--compare-only")
 		if v.Equal || v.Healing || len(v.Differences) != 1 || v.Differences[0].Key != "/registry/configmaps/default/tampered" || v.Differences[0].Where != "not the same" {
 			t.Fatalf("%+v", v)
@@ -80,14 +77,14 @@ func TestReplica(t *testing.T) {
 		s, err := n4.status(within(t, 10*time.Second))
 		ok(t, err)
 		if !slices.ContainsFunc(s.Problems, func(p api.Problem) bool {
-			return p.Severity == api.Critical && strings.Contains(p.What, "the copy on n2 is not what the master has")
+			return p.Severity == api.Critical && strings.Contains(p.What, "the copy on "+sb.Name+" is not what the master has")
 		}) {
 			t.Errorf("status says nothing of it: %+v", s.Problems)
 		}
 		if v := verify(t); v.Equal || !v.Healing {
 			t.Fatalf("%+v", v)
 		}
-		ready(t, n4, "n2")
+		c.waitStandby(time.Minute, sb.Name)
 		if v := verify(t); !v.Equal {
 			t.Fatalf("after: %+v", v)
 		}
@@ -95,7 +92,7 @@ func TestReplica(t *testing.T) {
 
 	rehearse := func(t *testing.T) api.Rehearsal {
 		var d api.Done
-		ok(t, n4.ask(within(t, 3*time.Minute), &d, "rehearse", "n2"))
+		ok(t, n4.ask(within(t, 3*time.Minute), &d, "rehearse", sb.Name))
 		if len(d.Rehearsed) != 1 {
 			t.Fatalf("%+v", d)
 		}
@@ -104,6 +101,10 @@ func TestReplica(t *testing.T) {
 	}
 
 	c.run("a rehearsal with the real programs", func(t *testing.T) {
+		// A host that was the master has what it left then.
+		look := "set +e; ls -d /var/lib/relevo/rehearsal /etc/kubernetes/pki; ls -l --full-time /var/lib/kine/state.db; systemctl is-active relevo-rehearsal; pgrep -l kine; pgrep -l kube-apiserver; true"
+		before, err := sb.Script(within(t, 10*time.Second), look)
+		ok(t, err)
 		w := c.startWriter(n4, "rehearsed")
 		r := rehearse(t)
 		if !r.OK || r.Depth != "control plane" {
@@ -114,12 +115,12 @@ func TestReplica(t *testing.T) {
 		if missing := c.check(w, n4); len(missing) > 0 {
 			t.Errorf("lost %v", missing)
 		}
-		if got := c.audit.Running(); len(got) != 1 || got[0] != n1.Name {
+		if got := c.audit.Running(); len(got) != 1 || got[0] != m.Name {
 			t.Errorf("%v run the control plane", got)
 		}
-		out, err := n2.Script(within(t, 10*time.Second), "set +e; ls -d /var/lib/relevo/rehearsal /etc/kubernetes/pki /var/lib/kine/state.db; systemctl is-active relevo-rehearsal; pgrep -l kine; pgrep -l kube-apiserver; true")
-		if err != nil || strings.TrimSpace(out) != "inactive" {
-			t.Errorf("left behind: %q, %v", out, err)
+		out, err := sb.Script(within(t, 10*time.Second), look)
+		if err != nil || out != before || strings.Contains(out, "rehearsal\n") || !strings.HasSuffix(out, "inactive\n") {
+			t.Errorf("left behind: %q, %v, before: %q", out, err, before)
 		}
 		out, err = n4.Script(within(t, 10*time.Second), "relevo status || true")
 		ok(t, err)
@@ -129,7 +130,7 @@ func TestReplica(t *testing.T) {
 	})
 
 	c.run("a rehearsal that fails is a problem", func(t *testing.T) {
-		_, err := n2.Script(within(t, 10*time.Second), "mv /usr/local/bin/kine /usr/local/bin/kine.away")
+		_, err := sb.Script(within(t, 10*time.Second), "mv /usr/local/bin/kine /usr/local/bin/kine.away")
 		ok(t, err)
 		r := rehearse(t)
 		if r.OK || !strings.Contains(r.Error, "kine") {
@@ -137,10 +138,12 @@ func TestReplica(t *testing.T) {
 		}
 		s, err := n4.status(within(t, 10*time.Second))
 		ok(t, err)
-		if !slices.ContainsFunc(s.Problems, func(p api.Problem) bool { return strings.Contains(p.What, "rehearsal of a promotion on n2 failed") }) {
+		if !slices.ContainsFunc(s.Problems, func(p api.Problem) bool {
+			return strings.Contains(p.What, "rehearsal of a promotion on "+sb.Name+" failed")
+		}) {
 			t.Errorf("status says nothing of it: %+v", s.Problems)
 		}
-		_, err = n2.Script(within(t, 10*time.Second), "mv /usr/local/bin/kine.away /usr/local/bin/kine")
+		_, err = sb.Script(within(t, 10*time.Second), "mv /usr/local/bin/kine.away /usr/local/bin/kine")
 		ok(t, err)
 		if r := rehearse(t); !r.OK {
 			t.Fatalf("%+v", r)
@@ -150,29 +153,14 @@ func TestReplica(t *testing.T) {
 	c.run("the master's loss cuts a rehearsal off", func(t *testing.T) {
 		done := make(chan error, 1)
 		go func() {
-			_, err := n4.Run(within(t, 3*time.Minute), "relevo", "rehearse", "n2")
+			_, err := n4.Run(within(t, 3*time.Minute), "relevo", "rehearse", sb.Name)
 			done <- err
 		}()
-		ok(t, n2.WaitUnit(within(t, time.Minute), "relevo-rehearsal.service", "activating"))
-		ok(t, n1.PowerCut(within(t, 30*time.Second)))
-		c.waitMasterOf(time.Minute, n4, 2)
+		ok(t, sb.WaitUnit(within(t, time.Minute), "relevo-rehearsal.service", "activating"))
+		ok(t, m.PowerCut(within(t, 30*time.Second)))
+		next := c.waitMasterOf(time.Minute, n4, c.term+1)
 		<-done // whatever it says
+		ok(t, m.Boot(within(t, time.Minute)))
+		c.waitReady(2*time.Minute, next, c.term+1)
 	})
-}
-
-// ready waits until the standby's copy is complete and it may take over.
-func ready(t *testing.T, from *node, name string) {
-	t.Helper()
-	ok(t, hosts.Until(within(t, time.Minute), name+" to be ready", func(ctx context.Context) error {
-		s, err := from.status(ctx)
-		if err != nil {
-			return err
-		}
-		for _, st := range s.Standbys {
-			if st.Node == name && st.Ready {
-				return nil
-			}
-		}
-		return fmt.Errorf("%+v", s.Standbys)
-	}))
 }

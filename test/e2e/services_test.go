@@ -51,7 +51,7 @@ func piped(t *testing.T, text, script string) string {
 func newMembers(t *testing.T, extra func(name string) string) *cluster {
 	t.Helper()
 	deb := debFile(t, version)
-	c := &cluster{t: t, lab: hosts.NewLab(t, hosts.Options{})}
+	c := &cluster{t: t, lab: newLab(t, hosts.Options{})}
 	hs, err := c.lab.AddHosts(t.Context(), "n1", "n2", "n3", "n4")
 	ok(t, err)
 	for _, h := range hs {

@@ -88,6 +88,10 @@ func TestMain(m *testing.M) {
 		shifted()
 	}
 	code := m.Run()
+	if err := closeKept(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
 	cancel()
 	wg.Wait()
 	os.Exit(code)

@@ -104,6 +104,9 @@ func (l *Lab) InstallKube(ctx context.Context, hosts ...*Host) (*Kube, error) {
 	for _, h := range hosts {
 		g.Go(func() error {
 			for dst, src := range map[string]string{"/usr/local/bin/kine": bin.Kine, "/usr/local/bin/kube-apiserver": bin.APIServer} {
+				if l.opts.Kube {
+					break
+				}
 				if err := h.CopyIn(gctx, src, dst, 0o755); err != nil {
 					return err
 				}

@@ -75,6 +75,29 @@ func BuildKube(ctx context.Context, out io.Writer) (Binaries, error) {
 	return b, nil
 }
 
+// kubeLayer is a folder with the programs where hosts have them, in the cache of base images.
+func kubeLayer(ctx context.Context, out io.Writer, cache string) (string, error) {
+	bin, err := BuildKube(ctx, out)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(filepath.Base(filepath.Dir(bin.Kine)) + filepath.Base(filepath.Dir(bin.APIServer))))
+	layer := filepath.Join(cache, "kube-"+hex.EncodeToString(sum[:6]))
+	unlock, err := lock(ctx, filepath.Join(cache, "base.lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(layer); err == nil {
+		return layer, nil
+	}
+	const copy = `set -e; rm -rf "$1.tmp"; mkdir -p "$1.tmp/usr/local/bin"; cp "$2" "$3" "$1.tmp/usr/local/bin/"; chmod 755 "$1.tmp"/usr/local/bin/*; mv "$1.tmp" "$1"`
+	if text, err := exec.CommandContext(ctx, "sh", "-c", copy, "sh", layer, bin.Kine, bin.APIServer).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("put the programs of the control plane into %s: %w: %s", layer, err, text)
+	}
+	return layer, nil
+}
+
 func build(ctx context.Context, out io.Writer, dir, to, cgo string, args []string) error {
 	name := filepath.Base(to)
 	fmt.Fprintf(out, "building %s from %s (minutes, once)\n", name, dir)

@@ -35,6 +35,9 @@ type Options struct {
 	// CardMB is the size of each host's card; 0 = as large as this machine's disk. Only a
 	// card of its own can be full, or fail.
 	CardMB int
+	// Kube gives the hosts the programs of a control plane, see InstallKube: beneath what
+	// they write, as the base image is, so that they are not copied to each.
+	Kube bool
 }
 
 // Lab is a set of hosts on one bridge. Its methods may be called from several
@@ -44,12 +47,13 @@ type Lab struct {
 	Dir string
 
 	name   string // also its cgroup: rlv-<pid>-<n>
-	base   string
+	base   string // lower folders of the hosts' disks, the highest first
 	opts   Options
 	unlock func()
 	anchor *exec.Cmd
 	pipe   io.Closer // its end ends the anchor
 	hosts  []*Host
+	user   *user // the test that has it
 
 	mu    sync.Mutex
 	rules []rule // what the bridge drops
@@ -75,6 +79,13 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 	cache, err := cacheDir()
 	if err != nil {
 		return nil, err
+	}
+	if o.Kube {
+		programs, err := kubeLayer(ctx, o.Out, cache)
+		if err != nil {
+			return nil, err
+		}
+		base = programs + ":" + base
 	}
 	// Not in the cache, which may be moved: one lab a machine.
 	unlock, err := lock(ctx, "/run/lock/rlv-lab.lock")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -23,11 +24,23 @@ var tellUnits = []string{"relevo.service", "kine.service", "kube-apiserver.servi
 // happens to the hosts goes to the test's log, with the seconds since the start.
 func NewLab(t testing.TB, o Options) *Lab {
 	t.Helper()
-	start := time.Now()
-	if o.Log == nil {
-		o.Log = func(format string, args ...any) {
-			t.Logf("%7.3f  %s", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
+	l := OpenLab(t, o)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
 		}
+	})
+	l.Use(t)
+	return l
+}
+
+// OpenLab is NewLab for a lab that outlives the test: the caller closes it, and each test
+// that has it calls Use.
+func OpenLab(t testing.TB, o Options) *Lab {
+	t.Helper()
+	user := &user{t: t, start: time.Now()}
+	if o.Log == nil {
+		o.Log = user.log
 	}
 	l, err := New(t.Context(), o)
 	var skip *SkipError
@@ -39,15 +52,43 @@ func NewLab(t testing.TB, o Options) *Lab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.user = user
+	return l
+}
+
+// Use makes a test the one that hears of the lab, until its end.
+func (l *Lab) Use(t testing.TB) {
+	l.user.set(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			tell(t, l)
 		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
+		l.user.set(nil)
 	})
-	return l
+}
+
+// user is the test that has a lab now.
+type user struct {
+	mu    sync.Mutex
+	t     testing.TB // nil: none
+	start time.Time
+}
+
+func (u *user) set(t testing.TB) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if t != nil && u.t != t {
+		u.start = time.Now()
+	}
+	u.t = t
+}
+
+func (u *user) log(format string, args ...any) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.t != nil {
+		u.t.Logf("%7.3f  %s", time.Since(u.start).Seconds(), fmt.Sprintf(format, args...))
+	}
 }
 
 // tell reports the journals of a failed test.

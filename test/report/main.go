@@ -44,13 +44,13 @@ func main() {
 		r.lint()
 		r.tools()
 		r.goTest("unit tests", "-timeout", "20m", "./...")
-		r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "-timeout", "20m", "./agent/lease/sim", "./agent", "./agent/replica/kine")
 		ready()
 		rest := r.beside(func(r *run) {
 			now := *r
 			now.spare = nil // it has limits of time
 			now.e2e("end-to-end, with real programs on this machine", ".", "./agent/kube", "./avahi")
 			r.totals, r.skips = now.totals, now.skips
+			r.goTest("negative controls: each protection switched off must be noticed", "-tags", "mutants", "-run", "NegativeControls", "-timeout", "60m", "./agent/lease/sim", "./agent", "./agent/replica/kine")
 			r.race("-race", "-short", "-timeout", "60m", "./agent", "./agent/api", "./agent/peer", "./agent/member", "./agent/quorum", "./agent/takeover", "./systemd", "./avahi", "./health")
 			r.builds()
 			r.armv6()

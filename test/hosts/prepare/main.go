@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"relevo.dev/relevo/test/hosts"
 )
 
@@ -21,10 +23,11 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	start := time.Now()
-	err := hosts.Ensure(ctx, os.Stdout)
-	if err == nil {
-		_, err = hosts.BuildKube(ctx, os.Stdout)
-	}
+	// One waits for the network and the disk most of the time, the other for the processor.
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return hosts.Ensure(gctx, os.Stdout) })
+	g.Go(func() error { _, err := hosts.BuildKube(gctx, os.Stdout); return err })
+	err := g.Wait()
 	var skip *hosts.SkipError
 	switch {
 	case errors.As(err, &skip):
