@@ -105,6 +105,10 @@ func (a *agent) problems(s api.Status, holder string, answers map[string]summary
 		out = append(out, api.Problem{Severity: api.Warning, What: what, Why: why, Do: do})
 	}
 	switch {
+	case !s.Quorum.HaveQuorum && a.port.MissedCA(time.Minute):
+		critical("the others have certificates by a CA that this host does not know",
+			"the CA was changed while it was away, and it was given up or removed meanwhile; or somebody pretends to be them",
+			"`relevo token create --replace "+a.cfg.Node+"` on a member, and `sudo relevo join TOKEN` here")
 	case !s.Quorum.HaveQuorum:
 		critical("no quorum: nobody can be promoted, and a master without it stops itself",
 			fmt.Sprintf("%d of %d voters are seen from here", s.Quorum.Online, s.Quorum.Voters), "bring the missing voters back: `relevo members` shows which")

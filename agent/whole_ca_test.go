@@ -379,6 +379,16 @@ func TestWholeCAFinish(t *testing.T) {
 		} else if !strings.Contains(err.Error(), "the CA") {
 			t.Errorf("it is not told why: %v", err)
 		}
+		said := func(h *testHost) bool {
+			s, err := h.agent.Status(t.Context())
+			return err == nil && slices.ContainsFunc(s.Problems, func(p api.Problem) bool {
+				return strings.Contains(p.What, "by a CA that this host does not know") && strings.Contains(p.Do, "relevo token create --replace "+h.name)
+			})
+		}
+		w.until(time.Minute, "m4 says why nobody answers it", func() bool { return said(away) })
+		if said(n1) || said(w.host("v3")) {
+			t.Error("a member says that it does not know the CA")
+		}
 		away.crash()
 		tok := w.token("n1", api.TokenSpec{Node: "m4", Replace: true})
 		w.missed("m4")

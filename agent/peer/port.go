@@ -62,6 +62,8 @@ type Port struct {
 	refused complaints
 	// refusing is who refused this host, see Refusing.
 	refusing atomic.Pointer[string]
+	// unknownCA is when a host of this cluster showed a CA that is not known here, see [Port.MissedCA].
+	unknownCA atomic.Pointer[time.Time]
 
 	mu      sync.Mutex
 	closed  bool

@@ -117,6 +117,10 @@ func isRefusal(err error) bool { return strings.Contains(err.Error(), "remote er
 // the connection was reset behind it, so whatever is neither silence nor an unreachable
 // host may have been one.
 func (p *Port) noteRefusal(node string, err error) {
+	if errors.Is(err, ErrUnknownCA) {
+		now := time.Now()
+		p.unknownCA.Store(&now)
+	}
 	var ne net.Error
 	var op *net.OpError
 	switch {
@@ -127,6 +131,14 @@ func (p *Port) noteRefusal(node string, err error) {
 		return
 	}
 	p.refusing.Store(&node)
+}
+
+// MissedCA says whether a host that was called within a time had a certificate for this cluster
+// by a CA that is not known here. Where nobody else answers, the CA was changed without this
+// host; or somebody pretends.
+func (p *Port) MissedCA(within time.Duration) bool {
+	t := p.unknownCA.Load()
+	return t != nil && time.Since(*t) < within
 }
 
 // Refusing is a node that may have refused this host since it was asked last; "" = none has.
