@@ -174,7 +174,7 @@ var faults = []fault{
 	{"switchover", func(w *world) string {
 		n := w.target()
 		if n.holder != nil {
-			n.run(n.life, event{to: n, do: func() { n.hold(lease.StepDown{Term: n.holder.Term(), Why: "asked"}) }})
+			n.run(n.life, &event{to: n, do: func() { n.hold(lease.StepDown{Term: n.holder.Term(), Why: "asked"}) }})
 		}
 		return n.name
 	}},

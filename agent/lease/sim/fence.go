@@ -19,7 +19,7 @@ func (n *node) confirm(told func(ok bool)) {
 		told(true)
 		return
 	}
-	e := &entries{term: n.raft.term, ballot: &ballot{1 << n.id, told}}
+	e := &message{term: n.raft.term, ballot: &ballot{1 << n.id, told}}
 	n.settle(e)
 	for _, m := range n.w.nodes {
 		if m != n && m.voter {
@@ -34,7 +34,7 @@ func (n *node) confirm(told func(ok bool)) {
 	})
 }
 
-func (n *node) asked(from *node, e *entries) {
+func (n *node) asked(from *node, e *message) {
 	answer := (*node).denied
 	if n.raft.term == e.term {
 		answer = (*node).confirmed
@@ -42,14 +42,14 @@ func (n *node) asked(from *node, e *entries) {
 	n.w.tell(n, from, answer, e)
 }
 
-func (n *node) denied(*node, *entries) {}
+func (n *node) denied(*node, *message) {}
 
-func (n *node) confirmed(by *node, e *entries) {
+func (n *node) confirmed(by *node, e *message) {
 	e.yes |= 1 << by.id
 	n.settle(e)
 }
 
-func (n *node) settle(e *entries) {
+func (n *node) settle(e *message) {
 	if told := e.told; told != nil && bits.OnesCount64(e.yes) > n.w.voters()/2 {
 		e.told = nil
 		told(n.raft.role == leader && n.raft.term == e.term)
@@ -72,7 +72,7 @@ func (n *node) switchOff(a lease.Fence) {
 		}
 		w.at(quick(), func() {
 			w.trace("the fence answers %s: off: %v", n.name, works)
-			n.run(life, event{to: n, do: func() {
+			n.run(life, &event{to: n, do: func() {
 				if works {
 					w.res.Fenced++
 					n.arb(lease.FenceConfirmed{ID: a.ID})

@@ -59,6 +59,8 @@ type node struct {
 	votedBy   map[int]bool
 	votesFor  uint64
 
+	saying   lease.Candidate // what it last reported,
+	said     *message        // made once
 	asks     map[uint64]func(bool)
 	nextID   uint64
 	job      int           // the takeover under way; a change cuts it off
@@ -77,11 +79,11 @@ func (n *node) clock() lease.Time { return n.skew + n.w.now + n.w.now*time.Durat
 func (n *node) real(d time.Duration) time.Duration { return d - d*time.Duration(n.ppm)/1_000_000 }
 
 // run lets e come to the agent's process, or when it runs again.
-func (n *node) run(life int, e event) {
+func (n *node) run(life int, e *event) {
 	switch {
 	case !n.powered || !n.up || n.life != life:
 	case n.stopped || n.frozen:
-		n.deferred = append(n.deferred, e)
+		n.deferred = append(n.deferred, *e)
 	default:
 		e.act()
 	}
@@ -89,7 +91,7 @@ func (n *node) run(life int, e event) {
 
 // after is a timer of the agent's process, on the node's clock.
 func (n *node) after(d time.Duration, f func()) {
-	n.w.put(n.real(d)+n.w.between(0, 2*time.Millisecond), event{do: f, to: n, life: n.life})
+	n.w.put(n.real(d)+n.w.between(0, 2*time.Millisecond), &event{do: f, to: n, life: n.life})
 }
 
 func (n *node) resume() {
@@ -99,7 +101,7 @@ func (n *node) resume() {
 	n.w.rng.Shuffle(len(es), func(i, j int) { es[i], es[j] = es[j], es[i] })
 	for i, e := range es {
 		e.life = n.life
-		n.w.put(time.Duration(i)*50*time.Microsecond, e)
+		n.w.put(time.Duration(i)*50*time.Microsecond, &e)
 	}
 }
 
@@ -356,9 +358,13 @@ func (n *node) sendReport() {
 		c.FreshAge = 0
 	}
 	c.Ready = (own || n.copyTerm > 0 && n.copyTerm >= f.Served) && n.units == down && n.phase() == lease.Standby
-	var said lease.Event = lease.Reported{Candidate: c}
-	n.w.send(n, to, func() { to.arb(said) })
+	if n.said == nil || n.saying != c {
+		n.saying, n.said = c, &message{report: lease.Reported{Candidate: c}}
+	}
+	n.w.tell(n, to, (*node).reported, n.said)
 }
+
+func (n *node) reported(_ *node, e *message) { n.arb(e.report) }
 
 func (n *node) doArbiter(a lease.Action) {
 	w := n.w

@@ -168,19 +168,21 @@ func (n *node) follow(term uint64, leaderID int) {
 	}
 }
 
-// entries is what a leader tells all others: its whole log. The simulated one is short,
-// and what is of interest here is who believes what, not how logs are matched.
-type entries struct {
-	term    uint64
-	log     []entry
-	commit  int
-	sent    time.Duration
-	*ballot // or only a question
+// message is what is told all the time, one of three: by a leader its whole log (the
+// simulated one is short, and what is of interest here is who believes what, not how logs
+// are matched), a ballot, or what a candidate reports.
+type message struct {
+	term   uint64
+	log    []entry
+	commit int
+	sent   time.Duration
+	*ballot
+	report lease.Event
 }
 
 func (n *node) replicate() {
 	r := &n.raft
-	e := &entries{r.term, r.log[:len(r.log):len(r.log)], r.commit, n.clock(), nil}
+	e := &message{term: r.term, log: r.log[:len(r.log):len(r.log)], commit: r.commit, sent: n.clock()}
 	for _, m := range n.w.nodes {
 		if m != n {
 			n.w.tell(n, m, (*node).take, e)
@@ -188,7 +190,7 @@ func (n *node) replicate() {
 	}
 }
 
-func (n *node) take(from *node, e *entries) {
+func (n *node) take(from *node, e *message) {
 	r := &n.raft
 	if e.term < r.term {
 		theirs := r.term
@@ -212,7 +214,7 @@ func (n *node) take(from *node, e *entries) {
 }
 
 // taken: by has them.
-func (n *node) taken(by *node, e *entries) {
+func (n *node) taken(by *node, e *message) {
 	r := &n.raft
 	if r.role != leader || r.term != e.term {
 		return

@@ -100,8 +100,9 @@ func Run(cfg Config) Result {
 		w.at(0, w.poll)
 	}
 	end := until(cfg) + 3*time.Minute + 20*w.tm.TTL
+	var e event
 	for len(w.queue) > 0 && w.res.Violation == "" && w.settled < 10 {
-		at, e := w.next()
+		at := w.next(&e)
 		if at > end {
 			break
 		}

@@ -182,7 +182,7 @@ func (n *node) freeze(d time.Duration) {
 			n.frozen, n.thawed = false, n.w.now
 			if n.holder != nil && n.up && !n.stopped {
 				// The loop's timer is the first thing that is due.
-				n.run(n.life, event{to: n, do: func() { n.hold(lease.Tick{}) }})
+				n.run(n.life, &event{to: n, do: func() { n.hold(lease.Tick{}) }})
 			}
 			n.resume()
 			n.w.check()

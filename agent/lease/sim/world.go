@@ -1,7 +1,7 @@
 // Package sim runs whole clusters around the real lease machines: simulated
 // networks, clocks, processes, units, systemd's fence and a small Raft, all driven
 // by one seed. Nothing runs in parallel and nothing waits: a minute of cluster time
-// takes about a millisecond, and a seed always tells the same story.
+// takes about half a millisecond, and a seed always tells the same story.
 package sim
 
 import (
@@ -50,17 +50,16 @@ type Result struct {
 }
 
 // event is what happens at some time: do, or, with a node, do in its agent's process.
-// Most of all events are what raft's leader and its followers tell each other all the
-// time. They have no do, but what do would have to remember, so that nothing is made
-// anew for each of them.
+// Most of all events are what hosts tell each other all the time. They have no do, but
+// what do would have to remember, so that nothing is made anew for each of them.
 type event struct {
 	do   func()
 	to   *node
 	life int // of the process that it is meant for; whichever = the one that is there then
 
-	hear func(to, from *node, e *entries)
+	hear func(to, from *node, e *message)
 	from *node
-	what *entries
+	what *message
 }
 
 const whichever = -1
@@ -104,15 +103,15 @@ type link struct {
 	slow time.Duration
 }
 
-func (w *world) at(d time.Duration, f func()) { w.put(d, event{do: f}) }
+func (w *world) at(d time.Duration, f func()) { w.put(d, &event{do: f}) }
 
-func (w *world) put(d time.Duration, e event) {
+func (w *world) put(d time.Duration, e *event) {
 	place := len(w.events)
 	if k := len(w.free) - 1; k >= 0 {
 		place, w.free = w.free[k], w.free[:k]
-		w.events[place] = e
+		w.events[place] = *e
 	} else {
-		w.events = append(w.events, e)
+		w.events = append(w.events, *e)
 	}
 	// Most events come soon, before nearly all that waits: a step or two from the end. Of
 	// those of one moment the first that was put comes first.
@@ -125,17 +124,18 @@ func (w *world) put(d time.Duration, e event) {
 	w.queue[i] = x
 }
 
-// next takes the event that comes first, and its time.
-func (w *world) next() (time.Duration, event) {
+// next takes the event that comes first into e, and tells its time.
+func (w *world) next(e *event) time.Duration {
 	k := len(w.queue) - 1
 	first := w.queue[k]
 	w.queue = w.queue[:k]
 	w.free = append(w.free, first.place)
-	return first.at, w.events[first.place]
+	*e = w.events[first.place]
+	return first.at
 }
 
 // happen lets e come to whom it is meant for.
-func (e event) happen() {
+func (e *event) happen() {
 	switch {
 	case e.to == nil:
 		e.do()
@@ -147,7 +147,7 @@ func (e event) happen() {
 }
 
 // act does what e is.
-func (e event) act() {
+func (e *event) act() {
 	if e.hear != nil {
 		e.hear(e.to, e.from, e.what)
 		return
@@ -196,15 +196,15 @@ func (w *world) violate(format string, args ...any) {
 // send delivers f on node to, as the network likes: late, twice, or never. Messages
 // between two hosts overtake each other.
 func (w *world) send(from, to *node, f func()) {
-	w.deliver(event{do: f, from: from, to: to, life: whichever})
+	w.deliver(&event{do: f, from: from, to: to, life: whichever})
 }
 
-// tell is send for what raft's nodes tell each other all the time.
-func (w *world) tell(from, to *node, hear func(to, from *node, e *entries), what *entries) {
-	w.deliver(event{hear: hear, what: what, from: from, to: to, life: whichever})
+// tell is send for what is told all the time.
+func (w *world) tell(from, to *node, hear func(to, from *node, e *message), what *message) {
+	w.deliver(&event{hear: hear, what: what, from: from, to: to, life: whichever})
 }
 
-func (w *world) deliver(e event) {
+func (w *world) deliver(e *event) {
 	from, to := e.from, e.to
 	if from == to {
 		w.put(50*time.Microsecond, e)
