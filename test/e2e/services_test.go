@@ -206,13 +206,17 @@ func TestServices(t *testing.T) {
 
 	c.run("what others announce", func(t *testing.T) {
 		do(n2, "systemd-run", "--unit=printer", "avahi-publish", "-s", "Old printer", "_ipp._tcp", "631")
-		for _, n := range []*node{n4, n3} {
-			out, err := n.Run(within(t, time.Minute), "relevo", "services", "--browse")
-			ok(t, err)
-			if !strings.Contains(out, "Old printer") || strings.Contains(out, "Shop") {
-				t.Errorf("on %s:\n%s", n.Name, out)
-			}
+		g, ctx := errgroup.WithContext(within(t, time.Minute))
+		for _, n := range []*node{n4, n3} { // each looks for ten seconds
+			g.Go(func() error {
+				out, err := n.Run(ctx, "relevo", "services", "--browse")
+				if err == nil && (!strings.Contains(out, "Old printer") || strings.Contains(out, "Shop")) {
+					err = fmt.Errorf("on %s:\n%s", n.Name, out)
+				}
+				return err
+			})
 		}
+		ok(t, g.Wait())
 	})
 
 	c.run("Cloudy's ring", func(t *testing.T) {
