@@ -18,6 +18,7 @@ const serfVersion = "v0.11.0"
 // usage is what a process has used so far.
 type usage struct {
 	rss      float64 // MB
+	own      float64 // MB of it that are not pages of a file
 	cpu      float64 // s
 	switches float64
 	written  float64 // kB, given to the block layer
@@ -46,8 +47,9 @@ func (b *bench) idle(p func(string, ...any)) {
 	time.Sleep(time.Minute)
 	minutes := time.Since(begin).Minutes()
 	after := b.usages()
-	p("Over a minute without a change; `serf agent` on the same hosts, as a measure.\n")
-	p("| process | RSS MB | CPU s/min | voluntary switches/s | written to disk kB/min |\n|---|---|---|---|---|")
+	p("Over a minute without a change; `serf agent` on the same hosts, as a measure. Own memory is that part of RSS that cannot be given back: the rest are pages of the")
+	p("program's file, of which the kernel maps more than are used while memory is plenty.\n")
+	p("| process | RSS MB | own memory MB | CPU s/min | voluntary switches/s | written to disk kB/min |\n|---|---|---|---|---|---|")
 	for _, n := range c.nodes {
 		role := "voter or member only"
 		switch {
@@ -65,7 +67,7 @@ func (b *bench) idle(p func(string, ...any)) {
 			if unit == "relevo" {
 				name = "relevo on " + n.Name + " (" + role + ")"
 			}
-			p("| %s | %.1f | %.2f | %.0f | %.0f |", name, y.rss,
+			p("| %s | %.1f | %.1f | %.2f | %.0f | %.0f |", name, y.rss, y.own,
 				(y.cpu-x.cpu)/minutes, (y.switches-x.switches)/minutes/60, (y.written-x.written)/minutes)
 		}
 	}
@@ -99,6 +101,8 @@ func parseUsage(text string) (u usage) {
 		switch f[0] {
 		case "VmRSS:":
 			u.rss = v / 1000
+		case "RssAnon:":
+			u.own = v / 1000
 		case "write_bytes:":
 			u.written = v / 1000
 		case "voluntary_ctxt_switches:":
