@@ -88,11 +88,7 @@ type standbyProcess struct {
 
 func startStandby(b *testing.B, h *host, interval string) *standbyProcess {
 	b.Helper()
-	dir, err := os.MkdirTemp(".", "bench-") // not on a tmpfs, where nothing is written
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { os.RemoveAll(dir) })
+	dir := onDisk(b)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), standbyEnv+"="+h.url+" "+dir, "SYNC="+interval)
 	in, err := cmd.StdinPipe()
@@ -260,18 +256,24 @@ func pin(b *testing.B, pid int, cpus *unix.CPUSet) {
 	}
 }
 
-func tailing(b *testing.B, place func(kine int)) {
+// onDisk is a folder that is not on a tmpfs, where nothing is written.
+func onDisk(b *testing.B) string {
+	b.Helper()
 	dir, err := os.MkdirTemp(".", "bench-")
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, "state.db")
-	program := kinetest.Program(b)
-	if program, err = filepath.Abs(program); err != nil {
+	if dir, err = filepath.Abs(dir); err != nil {
 		b.Fatal(err)
 	}
-	if path, err = filepath.Abs(path); err != nil {
+	return dir
+}
+
+func tailing(b *testing.B, place func(kine int)) {
+	path := filepath.Join(onDisk(b), "state.db")
+	program, err := filepath.Abs(kinetest.Program(b))
+	if err != nil {
 		b.Fatal(err)
 	}
 	k := kinetest.Start(b, program, path, "--compact-interval", "1h")

@@ -26,6 +26,11 @@ func (b *bench) lose(p func(string, ...any)) {
 		b.loss(&l, i)
 	}
 	l.write(p)
+	m := b.replicaBenchmarks("Cut")
+	p("The same without hosts, more often (`go test ./agent/replica -bench Cut`): the cable of a real kine and of its agent's stream is pulled %.0f times under %.0f writes/s; %.0f of %.0f", m["Cut rounds"], m["Cut writes/s"], m["Cut lost"], m["Cut acked"])
+	p("acknowledged writes are not in the copy, in %.0f rounds none.\n", m["Cut rounds-without"])
+	p("| median | 90th percentile | 99th percentile | most |\n|---|---|---|---|")
+	p("| %.1f | %.1f | **%.1f** | %.1f |", m["Cut ms-median"], m["Cut ms-p90"], m["Cut ms-p99"], m["Cut ms-most"])
 }
 
 func (b *bench) loss(l *losses, i int) {
@@ -60,8 +65,7 @@ func (b *bench) loss(l *losses, i int) {
 func (l *losses) write(p func(string, ...any)) {
 	p("Power cut at full replication: %d rounds, %d clients that write to kine itself through the virtual IP, %.0f writes/s at the median; the link goes", len(l.age), kineClients, l.writes.at(0.5))
 	p("down first, for clients and standbys in the same instant. %d of %d acknowledged writes were lost. Age of the oldest lost write of a round (0 where", l.lost, l.acked)
-	p("nothing was lost: %d rounds; nor is an answer older that was read a moment after the cut), by the clients' clock, in ms. The aim is 50 at the 99th", l.none)
-	p("percentile, of which so many rounds can only say that it is about the most:\n")
+	p("nothing was lost: %d rounds; nor is an answer older that was read a moment after the cut), by the clients' clock, in ms; aim: 50 at the 99th percentile.\n", l.none)
 
 	p("| least | median | 90th percentile | most |\n|---|---|---|---|")
 	p("| %.1f | %.1f | %.1f | %.1f |\n", l.age.at(0), l.age.at(0.5), l.age.at(0.9), l.age.at(1))
@@ -111,7 +115,7 @@ func (b *bench) replication(p func(string, ...any)) {
 	p("| load | writes/s | lag, median, s | 95th percentile | most | in revisions |\n|---|---|---|---|---|---|")
 	p("%s", paced.row("eight clients of kine, paced"))
 	p("%s", busy.row("eight clients of the API server, as fast as it goes"))
-	m := b.copying()
+	m := b.replicaBenchmarks("FirstCopy|Idle|Tailing")
 	p("\nThe master's write throughput with one standby that tails (kine, four clients, 1 KiB a write; the standby takes everything and stores nothing: it would be")
 	p("another board): 0.4 s without, 0.4 s with one, 0.4 s without, %.0f times in one run. Each time with a standby has, compared with its two neighbours, a share, of which", m["Tailing/shared rounds"])
 	p("the median and the middle half are here; control is the two neighbours compared with one another. CPU is the time that a write costs kine, and all else: the")
@@ -128,10 +132,10 @@ func (b *bench) replication(p func(string, ...any)) {
 		m["Idle/1s kB/min"], m["Idle/30s kB/min"], m["Idle/60s kB/min"])
 }
 
-// copying runs the benchmarks of agent/replica, while the hosts are idle: benchmark and
+// replicaBenchmarks runs some of agent/replica, while the hosts are idle: benchmark and
 // unit to value.
-func (b *bench) copying() map[string]float64 {
-	out, err := exec.CommandContext(b.t.Context(), "go", "test", "../../agent/replica", "-run", "^$", "-bench", "FirstCopy|Idle|Tailing", "-benchtime", "1x", "-timeout", "20m").CombinedOutput()
+func (b *bench) replicaBenchmarks(which string) map[string]float64 {
+	out, err := exec.CommandContext(b.t.Context(), "go", "test", "../../agent/replica", "-run", "^$", "-bench", which, "-benchtime", "1x", "-timeout", "20m").CombinedOutput()
 	b.t.Logf("%s", out)
 	ok(b.t, err)
 	m := map[string]float64{}

@@ -42,7 +42,8 @@ type Server struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	*Client
-	revs map[string]int64 // newest revision of each key that lives
+	Address string           // host:port
+	revs    map[string]int64 // newest revision of each key that lives
 }
 
 // Start runs kine on a database until the test ends or Kill. It compacts often,
@@ -60,7 +61,7 @@ func Start(t testing.TB, program, path string, args ...string) *Server {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	s := &Server{t: t, Client: NewClient(addr, nil), revs: map[string]int64{}}
+	s := &Server{t: t, Client: NewClient(addr, nil), Address: addr, revs: map[string]int64{}}
 	s.cmd = exec.Command(program, append([]string{"--endpoint", "sqlite://" + path + "?_journal=WAL&cache=shared&_busy_timeout=30000", "--listen-address", addr,
 		"--metrics-bind-address", "0", "--compact-interval", "300ms", "--compact-min-retain", "50", "--compact-batch-size", "100"}, args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
