@@ -42,13 +42,15 @@ const (
 // errRemoved ends the parts of an agent whose host was removed.
 var errRemoved = errors.New("this host was removed from the cluster")
 
-// removalOf is the entry about a node that was removed and is not back on that key.
+// removalOf is the entry about a node that was removed and is not back on that key. A host
+// that has joined again is on a key that a roll of before does not know, and was not removed
+// on: that roll says nothing of it.
 func (r roll) removalOf(node string, key []byte) (out removal, ok bool) {
 	if r.has(node, key) {
 		return removal{}, false
 	}
 	for _, x := range r.Removed { // the newest last
-		if x.Node == node {
+		if x.Node == node && (len(x.Key) == 0 || bytes.Equal(x.Key, key)) {
 			out, ok = removal{node, key, x.By, x.Why, x.At}, true
 		}
 	}
@@ -118,7 +120,8 @@ func (a *agent) watchRemoval(ctx context.Context) error {
 	}
 }
 
-// askWhy asks who refuses this host for the reason, and the voters for the proof.
+// askWhy asks who refuses this host for the reason, and the voters for the proof. Of who
+// called and went away again only the voters can tell why.
 func (a *agent) askWhy(ctx context.Context) (x removal, removed bool) {
 	ask := func(node string) bool {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -137,8 +140,8 @@ func (a *agent) askWhy(ctx context.Context) (x removal, removed bool) {
 		removed = true
 		return true
 	}
-	first := a.port.Refusing()
-	if first == "" || !ask(first) {
+	first, refused := a.port.Refusing()
+	if !refused || first != "" && !ask(first) {
 		return x, removed
 	}
 	for _, node := range a.voters(true) {

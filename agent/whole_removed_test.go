@@ -12,6 +12,7 @@ import (
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/member"
 	"relevo.dev/relevo/agent/peer"
+	"relevo.dev/relevo/agent/quorum"
 )
 
 // says is what the agent of a host that was removed answers; "" = it does not know yet.
@@ -240,6 +241,26 @@ func TestWholeRemovedMaster(t *testing.T) {
 		w.until(time.Minute, "n1 has ended its control plane", func() bool { return w.master() == "" })
 		w.until(time.Minute, "n1 has no lease", func() bool { return n1.leased() == 0 })
 	})
+}
+
+// What is agreed on says of a host that joined again nothing before it knows its new key.
+func TestRemovalOf(t *testing.T) {
+	first, second, new := []byte("first"), []byte("second"), []byte("new")
+	r := roll{Removed: []quorum.Removed{{Node: "n2", Key: first, By: "ann"}, {Node: "n3"}, {Node: "n2", Key: second, By: "bob"}}}
+	for _, x := range []struct {
+		node string
+		key  []byte
+		by   string
+		ok   bool
+	}{{"n2", first, "ann", true}, {"n2", second, "bob", true}, {"n2", new, "", false}, {"n3", new, "", true}, {"n4", new, "", false}} {
+		if got, ok := r.removalOf(x.node, x.key); ok != x.ok || got.By != x.by {
+			t.Errorf("%s on the %s key: %+v, %v", x.node, x.key, got, ok)
+		}
+	}
+	r.Members = []quorum.Enrolled{{Node: "n3", Key: new}}
+	if got, ok := r.removalOf("n3", new); ok {
+		t.Errorf("it is a member: %+v", got)
+	}
 }
 
 // A statement that is about somebody else, or about a key that this host had before, says

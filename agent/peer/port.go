@@ -273,6 +273,7 @@ func (p *Port) greet(ctx context.Context, c net.Conn, at *place, web *chanListen
 		c.Close()
 		pc.closed()
 		if ctx.Err() == nil {
+			p.noteTurnedAway(err)
 			p.refused.warn(p.cfg.Log, "refused a connection to the peer port", c.RemoteAddr(), err)
 		}
 		return

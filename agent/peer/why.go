@@ -141,10 +141,18 @@ func (p *Port) MissedCA(within time.Duration) bool {
 	return t != nil && time.Since(*t) < within
 }
 
-// Refusing is a node that may have refused this host since it was asked last; "" = none has.
-func (p *Port) Refusing() string {
-	if node := p.refusing.Swap(nil); node != nil {
-		return *node
+// noteTurnedAway remembers that somebody called this host and did not believe it.
+func (p *Port) noteTurnedAway(err error) {
+	if isRefusal(err) {
+		p.refusing.CompareAndSwap(nil, new(string))
 	}
-	return ""
+}
+
+// Refusing is a node that may have refused this host since it was asked last; "" if it is not
+// known which: it called, and went away when it saw this host's certificate.
+func (p *Port) Refusing() (node string, refused bool) {
+	if n := p.refusing.Swap(nil); n != nil {
+		return *n, true
+	}
+	return "", false
 }

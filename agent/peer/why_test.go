@@ -39,8 +39,8 @@ func TestWhy(t *testing.T) {
 		other, stop3 := nw.port(t, stranger, "n3", nil)
 
 		var who string
-		if err := n2.PostJSON(t.Context(), "n1", "/who", nil, &who); err != nil || n2.Refusing() != "" {
-			t.Errorf("a member: %v, refused by %q", err, n2.Refusing())
+		if err := n2.PostJSON(t.Context(), "n1", "/who", nil, &who); err != nil || n2.refusing.Load() != nil {
+			t.Errorf("a member: %v, refused by %v", err, n2.refusing.Load())
 		}
 		ids["n1"].SetRules(Rules{Removed: map[string]bool{"n2": true}})
 		p.DropNode("n2")
@@ -48,8 +48,15 @@ func TestWhy(t *testing.T) {
 		if err := n2.PostJSON(t.Context(), "n1", "/who", nil, &who); err == nil {
 			t.Error("a removed node is let in")
 		}
-		if by := n2.Refusing(); by != "n1" || n2.Refusing() != "" {
+		if by, ok := n2.Refusing(); by != "n1" || !ok || n2.refusing.Load() != nil {
 			t.Errorf("refused by %q", by)
+		}
+		if err := p.PostJSON(t.Context(), "n2", "/who", nil, &who); err == nil {
+			t.Error("a removed node is called")
+		}
+		synctest.Wait()
+		if by, ok := n2.Refusing(); by != "" || !ok {
+			t.Errorf("who was called, and not believed, hears of it: %q, %v", by, ok)
 		}
 		v, err := n2.Why(t.Context(), "n1")
 		if err != nil || string(v.Statement) != "gone" || len(v.Sigs) != 1 || string(v.Sigs[0]) != "by the CA" {
