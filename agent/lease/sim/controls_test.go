@@ -24,6 +24,12 @@ func TestNegativeControls(t *testing.T) {
 		{"the machine of the holder", "machine", func(c *Config) { c.Only = append(c.Only, "copied card", "switchover", "power cut") }},
 		{"ExecStopPost", "", func(c *Config) { c.NoStopPost = true }},
 		{"ExecCondition", "", func(c *Config) { c.NoExecCondition = true }},
+		{"the end of ExecCondition", "", func(c *Config) {
+			// Rare: an agent that is killed twice, and a start between the last blow of the
+			// fence and the end of the lease.
+			c.NoStartMargin, c.Faults, c.Length = true, 150, 5*time.Minute
+			c.Only = []string{"agent stopped", "started by hand"}
+		}},
 		{"the fence device's honesty", "", func(c *Config) { c.LyingFence = true }},
 		{"quorum confirmation", "", func(c *Config) {
 			// Rare: an arbiter that slept through the election of the next one, and a

@@ -118,6 +118,7 @@ func (cfg Config) String() string {
 	add(cfg.Loss != 0, "loss=%v", cfg.Loss)
 	add(cfg.NoStopPost, "nostoppost=true")
 	add(cfg.NoExecCondition, "noexeccondition=true")
+	add(cfg.NoStartMargin, "nostartmargin=true")
 	add(cfg.NoConfirm, "noconfirm=true")
 	add(len(cfg.Only) > 0, "only=%s", strings.ReplaceAll(strings.Join(cfg.Only, "+"), " ", "_"))
 	if cfg.Keep != nil {
@@ -162,6 +163,8 @@ func Parse(s string) (cfg Config, err error) {
 			cfg.NoStopPost, e = strconv.ParseBool(v)
 		case "noexeccondition":
 			cfg.NoExecCondition, e = strconv.ParseBool(v)
+		case "nostartmargin":
+			cfg.NoStartMargin, e = strconv.ParseBool(v)
 		case "noconfirm":
 			cfg.NoConfirm, e = strconv.ParseBool(v)
 		case "only":

@@ -9,7 +9,7 @@ import (
 func TestScheduleInOneLine(t *testing.T) {
 	for _, cfg := range []Config{
 		config(7),
-		{Seed: 1, Length: time.Hour, Faults: 40, Loss: 0.05, NoStopPost: true, NoExecCondition: true, NoConfirm: true, Only: []string{"host frozen", "one way"},
+		{Seed: 1, Length: time.Hour, Faults: 40, Loss: 0.05, NoStopPost: true, NoExecCondition: true, NoStartMargin: true, NoConfirm: true, Only: []string{"host frozen", "one way"},
 			Smaller: Smaller{Keep: []int{1, 12}, Part: map[int]uint{12: 3}, Sooner: 4 * time.Second, Until: time.Minute, Hosts: 4, OneTime: true, Luck: 3}},
 		{Seed: 2, Length: time.Minute, Faults: -1, Smaller: Smaller{Keep: []int{}}},
 	} {

@@ -53,9 +53,14 @@ func (n *node) unitsAfter(d time.Duration, f func()) {
 	})
 }
 
-// held is `relevo lease held`: what ExecCondition= asks.
+// held is `relevo lease held`: what ExecCondition= asks. Who starts when the fence has begun
+// to stop what runs may come after its last blow.
 func (n *node) held() bool {
-	return n.w.cfg.NoExecCondition || n.note.Term != 0 && n.note.Deadline > n.clock()
+	end := n.note.Deadline
+	if !n.w.cfg.NoStartMargin {
+		end -= n.w.tm.StopBefore()
+	}
+	return n.w.cfg.NoExecCondition || n.note.Term != 0 && end > n.clock()
 }
 
 // startUnits: by the agent, by Restart=, by a person or at boot.

@@ -22,6 +22,7 @@ type Config struct {
 	// Protections outside the machines that can be switched off (negative controls).
 	NoStopPost      bool     // systemd does not run the fence when the agent dies
 	NoExecCondition bool     // units start without a lease
+	NoStartMargin   bool     // units start until the last moment of one
 	NoConfirm       bool     // A acknowledges without asking a quorum
 	LyingFence      bool     // the fence device confirms what it has not done
 	Only            []string // faults to draw from; none = all
