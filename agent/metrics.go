@@ -17,12 +17,12 @@ func (a *agent) Metrics() []api.Metric {
 	var s api.Set
 	st := a.quorum.State()
 	s.Add("relevo_build_info", 1, a.opts.Version)
-	s.Add("relevo_term", float64(st.Term))
 	s.Bool("relevo_is_master", a.role() == api.RoleMaster)
 	s.Bool("relevo_is_arbiter", a.quorum.IsLeader())
-	s.Bool("relevo_quorum", a.quorum.Leader() != "")
-	s.Bool("relevo_paused", st.Pause.Phase != "")
-	if servers, err := a.quorum.Servers(); err == nil {
+	if servers, err := a.quorum.Servers(); err == nil && (view{Servers: servers}).tells(a.cfg.Node) {
+		s.Add("relevo_term", float64(st.Term))
+		s.Bool("relevo_quorum", a.quorum.Leader() != "")
+		s.Bool("relevo_paused", st.Pause.Phase != "")
 		voters := 0
 		for _, sv := range servers {
 			if sv.Voter {

@@ -52,6 +52,11 @@ func TestWholeView(t *testing.T) {
 		if line := m4.oneLine(); !strings.Contains(line, "n1 is the master") || strings.Contains(line, "no quorum") {
 			t.Error(line)
 		}
+		for _, f := range m4.Metrics() {
+			if slices.Contains([]string{"relevo_term", "relevo_quorum", "relevo_paused", "relevo_voters"}, f.Name) && len(f.Samples) > 0 {
+				t.Errorf("m4 does not know %s, and shows %v", f.Name, f.Samples)
+			}
+		}
 		told := func(term uint64, holder string) {
 			t.Helper()
 			h, err := m4.History(t.Context())
@@ -96,7 +101,7 @@ func TestWholeView(t *testing.T) {
 				h.crash()
 			}
 		}
-		w.until(time.Minute, "m4 is alone", func() bool {
+		w.until(3*time.Minute, "m4 is alone", func() bool {
 			return !slices.ContainsFunc(m4.pool.Members(), func(m member.Member) bool { return m.Node != "m4" && m.Status == member.Alive })
 		})
 		if _, err := m4.History(t.Context()); err == nil || !strings.Contains(err.Error(), "this host keeps no history") {

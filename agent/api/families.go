@@ -22,13 +22,13 @@ func Families() []Family { return slices.Clone(families) }
 
 var families = []Family{
 	{"relevo_build_info", Gauge, []string{"version"}, "Always 1; the version is in the label."},
-	{"relevo_term", Gauge, nil, "Number of the present mastership; grows by one at each change of the master."},
+	{"relevo_term", Gauge, nil, "Number of the present mastership; grows by one at each change of the master. Absent on a host that neither votes nor is a candidate."},
 	{"relevo_is_master", Gauge, nil, "1 on the host that holds the master lease."},
 	{"relevo_is_arbiter", Gauge, nil, "1 on the voter that grants the lease."},
 	{"relevo_lease_remaining_seconds", Gauge, nil, "How long this master's lease holds without another renewal. Absent on other hosts, and while paused."},
-	{"relevo_quorum", Gauge, nil, "1 if an arbiter is known, so that a majority of the voters is up."},
-	{"relevo_voters", Gauge, nil, "Voters in the raft configuration."},
-	{"relevo_paused", Gauge, nil, "1 while automatic failover is paused."},
+	{"relevo_quorum", Gauge, nil, "1 if an arbiter is known, so that a majority of the voters is up. Absent on a host that neither votes nor is a candidate."},
+	{"relevo_voters", Gauge, nil, "Voters in the raft configuration. Absent on a host that neither votes nor is a candidate."},
+	{"relevo_paused", Gauge, nil, "1 while automatic failover is paused. Absent on a host that neither votes nor is a candidate."},
 	{"relevo_failover_possible", Gauge, nil, "1 if the loss of the master would be survived now. Only the arbiter knows."},
 	{"relevo_master_changes_total", Counter, []string{"kind"}, "Changes of the master that this agent has seen: automatic, or asked for by a person."},
 	{"relevo_members", Gauge, []string{"status"}, "Hosts in the pool, by status."},
