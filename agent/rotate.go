@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/member"
@@ -195,6 +196,9 @@ func (a *agent) remove(ctx context.Context, o api.Order, d api.Done) (api.Done, 
 		return d, err
 	}
 	a.seenHere.note("%s was removed by %s", o.To, o.By)
+	if inPool && m.Status == member.Alive {
+		a.turnAway(ctx, o.To)
+	}
 	if inPool {
 		if err := a.pool.Remove(o.To); err != nil {
 			a.log.Debug("gossip goes on about a member that was removed", "node", o.To, "err", err)
@@ -210,6 +214,18 @@ func (a *agent) remove(ctx context.Context, o api.Order, d api.Done) (api.Done, 
 		d.Text += ". It voted, so it had the CA's key: if the board was stolen, and not only lost, run `relevo rotate ca` now"
 	}
 	return d, nil
+}
+
+// turnAway calls a member that was just removed, and does not believe it any more: so it
+// hears that it is refused, and asks why. Otherwise it would when it calls somebody itself,
+// which a member that neither votes nor is a candidate seldom does.
+func (a *agent) turnAway(ctx context.Context, node string) {
+	if err := a.adopt(a.quorum.State().Trust); err != nil {
+		a.complain("who is a member is not noted", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_ = a.ask(ctx, node, pathHistory, empty{}, &api.History{}) // it fails: that is what it is for
 }
 
 // restStands says whether a majority of the voters but node is there.

@@ -137,7 +137,7 @@ func TestWholeRemovedCA(t *testing.T) {
 				return err == nil || n1.agent.roll().gone(h.name)
 			})
 		}
-		w.until(time.Minute, told.name+" is told", func() bool { return told.says() != "" })
+		w.until(15*time.Second, told.name+" is told", func() bool { return told.says() != "" })
 		knew := n1.agent.id.IssuingCA()
 		for range 2 {
 			former := n1.agent.id.IssuingCA()
