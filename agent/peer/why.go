@@ -97,6 +97,7 @@ func (p *Port) tellWhy(c *tls.Conn, at *place) error {
 // Why asks node what is to be said about this host. Whether the CA signed the answer is the
 // caller's to look at.
 func (p *Port) Why(ctx context.Context, node string) (v Verdict, err error) {
+	asked := p.refusing.Load()
 	c, err := p.dial(ctx, node, ProtoWhy)
 	if err != nil {
 		return v, err
@@ -106,6 +107,7 @@ func (p *Port) Why(ctx context.Context, node string) (v Verdict, err error) {
 	if err := readFrame(c, maxVerdict, &v); err != nil {
 		return v, fmt.Errorf("ask %s why it refuses this host: %w", node, explain(err))
 	}
+	p.refusing.CompareAndSwap(asked, nil)
 	return v, nil
 }
 
@@ -148,10 +150,10 @@ func (p *Port) noteTurnedAway(err error) {
 	}
 }
 
-// Refusing is a node that may have refused this host since it was asked last; "" if it is not
-// known which: it called, and went away when it saw this host's certificate.
+// Refusing is a node that may have refused this host since somebody last answered why; "" if
+// it is not known which: it called, and went away when it saw this host's certificate.
 func (p *Port) Refusing() (node string, refused bool) {
-	if n := p.refusing.Swap(nil); n != nil {
+	if n := p.refusing.Load(); n != nil {
 		return *n, true
 	}
 	return "", false
