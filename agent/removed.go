@@ -120,37 +120,32 @@ func (a *agent) watchRemoval(ctx context.Context) error {
 	}
 }
 
-// askWhy asks who refuses this host for the reason, and the voters for the proof. Of who
-// called and went away again only the voters can tell why.
+// askWhy asks who refuses this host for the reason, and the voters for the proof. Where it
+// is not known who refuses, or that host does not answer any more, the voters can tell.
 func (a *agent) askWhy(ctx context.Context) (x removal, removed bool) {
-	ask := func(node string) bool {
+	ask := func(node string) (peer.Verdict, error) {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
-		v, err := a.port.Why(ctx, node)
-		if err != nil || !v.Removed {
-			return false
-		}
-		if len(v.Statement) == 0 {
-			return true
-		}
-		if x, err = a.believe(v); err != nil {
-			a.complain("what "+node+" says of this host is not believed", err)
-			return false
-		}
-		removed = true
-		return true
+		return a.port.Why(ctx, node)
 	}
 	first, refused := a.port.Refusing()
-	if !refused || first != "" && !ask(first) {
-		return x, removed
+	if !refused {
+		return x, false
 	}
-	for _, node := range a.voters(true) {
-		if removed {
-			break
+	for _, node := range putFirst(first, a.voters(true)) {
+		v, err := ask(node)
+		switch {
+		case err == nil && !v.Removed && node == first:
+			return x, false // it was something else
+		case err != nil || !v.Removed || len(v.Statement) == 0:
+			continue
 		}
-		ask(node)
+		if x, err = a.believe(v); err == nil {
+			return x, true
+		}
+		a.complain("what "+node+" says of this host is not believed", err)
 	}
-	return x, removed
+	return removal{}, false
 }
 
 // believe reads what somebody says of this host. The CA that signed it may be one that this

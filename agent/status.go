@@ -267,12 +267,8 @@ func (a *agent) History(ctx context.Context) (api.History, error) {
 	if a.isServer() {
 		return a.tellHistory(ctx, a.cfg.Node, empty{})
 	}
-	voters := a.voters(false)
-	if to := a.seekArbiter(ctx); to != "" {
-		voters = slices.Insert(slices.DeleteFunc(voters, func(n string) bool { return n == to }), 0, to)
-	}
 	var failed []string
-	for _, node := range voters {
+	for _, node := range putFirst(a.seekArbiter(ctx), a.voters(false)) {
 		var h api.History
 		err := a.ask(ctx, node, pathHistory, empty{}, &h)
 		if err == nil {

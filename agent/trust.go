@@ -273,6 +273,14 @@ func (a *agent) voters(alone bool) []string {
 	return out[:min(len(out), 16)]
 }
 
+// putFirst has node asked before all others; "" = nobody is.
+func putFirst(node string, nodes []string) []string {
+	if node == "" {
+		return nodes
+	}
+	return append([]string{node}, slices.DeleteFunc(nodes, func(n string) bool { return n == node })...)
+}
+
 // isServer says whether raft tells this host what was agreed on: those that neither vote nor
 // are candidates it does not.
 func (a *agent) isServer() bool {

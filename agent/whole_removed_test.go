@@ -192,6 +192,45 @@ func TestWholeRemovedCA(t *testing.T) {
 	})
 }
 
+// TestWholeRefusedByNobody: a member that may have refused this host, and is off since, is not
+// asked for ever: the others say that this host was not removed.
+func TestWholeRefusedByNobody(t *testing.T) {
+	founded(t, "n1 n2 v3 m4", func(t *testing.T, w *world) {
+		n1, m4 := w.host("n1"), w.host("m4")
+		w.steady("n1", 1)
+		w.enrolled(4)
+		m4.crash()
+		l, err := w.net.Listen(m4.ip + ":7947")
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() { // whoever calls is hung up on
+			defer close(done)
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		}()
+		if err := n1.meets(m4); err == nil {
+			t.Error("m4 is there")
+		}
+		l.Close()
+		<-done
+		if by, refused := n1.agent.port.Refusing(); !refused || by != "m4" {
+			t.Fatalf("refused by %q, %v: this proves nothing", by, refused)
+		}
+		w.until(2*whyTurn, "somebody else has told n1 that it was not refused", func() bool { _, refused := n1.agent.port.Refusing(); return !refused })
+		if n1.agent.gone.Load() != nil {
+			t.Error("n1 believes that it was removed")
+		}
+		w.ready("n1", 1)
+	})
+}
+
 // statement is what a voter with the CA's key in a folder would say of a host.
 func (w *world) statement(h *testHost, pki string) peer.Verdict {
 	w.t.Helper()
