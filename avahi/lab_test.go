@@ -7,12 +7,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,16 +22,18 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"relevo.dev/relevo/test/hosts"
 )
 
 // labHost is a host of its own on this machine, as far as multicast DNS can tell: its
-// own network, processes and /run, a dbus-daemon, and an avahi-daemon when it is
-// started. Everything on it ends with its first process.
+// own network and processes, and a Debian, the one of the test hosts, with a dbus-daemon,
+// and an avahi-daemon when it is started. Everything on it ends with its first process.
 type labHost struct {
 	t       *testing.T
 	name    string
 	pid     string
-	dir     string
+	dir     string // the same folder on this machine and in its Debian
 	bus     string
 	started []*exec.Cmd
 }
@@ -51,17 +55,16 @@ func lab(t *testing.T) (h [2]*labHost) {
 	if testing.Short() {
 		t.Skip("SKIPPED: real hosts take their time")
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: hosts of their own need root")
+	base, err := hosts.Base(t.Context(), os.Stderr)
+	if skip := (*hosts.SkipError)(nil); errors.As(err, &skip) {
+		t.Skip("SKIPPED: " + strings.ReplaceAll(skip.Reason, "\n", "; "))
 	}
-	for _, tool := range []string{"unshare", "nsenter", "ip", "dbus-daemon", "avahi-daemon", "avahi-browse", "avahi-resolve"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("SKIPPED: %v; apt-get install dbus avahi-daemon avahi-utils iproute2", err)
-		}
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Parallel() // most of the time they wait
 	for i := range h {
-		h[i] = newLabHost(t, fmt.Sprintf("lab%d", i+1))
+		h[i] = newLabHost(t, base, fmt.Sprintf("lab%d", i+1))
 	}
 	run := func(name string, args ...string) {
 		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
@@ -80,15 +83,33 @@ func lab(t *testing.T) (h [2]*labHost) {
 	return h
 }
 
-func newLabHost(t *testing.T, name string) *labHost {
-	dir, err := os.MkdirTemp("", "lab") // short: a socket's path has 107 bytes
+// labScript makes a host's root and becomes its first process. Its arguments are the
+// image, which is not written to, and the host's folder. What is written goes to memory.
+// It ends when the test does, for then nobody holds its standard input.
+const labScript = `set -e
+mount --make-rprivate /
+mkdir "$2/disk"
+mount -t tmpfs tmpfs "$2/disk"
+cd "$2/disk"
+mkdir upper work root
+mount -t overlay overlay -o lowerdir="$1",upperdir=upper,workdir=work root
+mkdir -p "root$2"
+mount --bind "$2" "root$2"
+mount --rbind /dev root/dev
+mount -t proc proc root/proc
+mount -t tmpfs tmpfs root/run
+mkdir root/run/avahi-daemon
+exec chroot root sh -c "echo up && exec cat"`
+
+func newLabHost(t *testing.T, base, name string) *labHost {
+	dir, err := os.MkdirTemp("/tmp", "lab") // short: a socket's path has 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	// It ends when this process does, for then nobody holds its standard input.
 	first := exec.Command("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-		"sh", "-c", "mount -t tmpfs tmpfs /run && mkdir /run/avahi-daemon && echo up && cat")
+		"sh", "-c", labScript, "sh", base, dir)
+	first.Stderr = os.Stderr
 	stdin, err := first.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +130,7 @@ func newLabHost(t *testing.T, name string) *labHost {
 		}
 	})
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
-		t.Skipf("SKIPPED: no namespaces here: %q, %v", line, err)
+		t.Fatalf("the host did not start: %q, %v", line, err)
 	}
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", first.Process.Pid, first.Process.Pid))
 	if err != nil {
@@ -119,10 +140,19 @@ func newLabHost(t *testing.T, name string) *labHost {
 	return h
 }
 
-// command runs on the host.
+// command runs a program of this machine on the host.
 func (h *labHost) command(name string, args ...string) *exec.Cmd {
-	c := exec.Command("nsenter", append([]string{"-t", h.pid, "-n", "-m", "-p", "--", name}, args...)...)
-	c.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+h.bus)
+	return h.enter([]string{name}, args...)
+}
+
+// debian runs a program of the host's own.
+func (h *labHost) debian(name string, args ...string) *exec.Cmd {
+	return h.enter([]string{"chroot", filepath.Join(h.dir, "disk", "root"), name}, args...)
+}
+
+func (h *labHost) enter(name []string, args ...string) *exec.Cmd {
+	c := exec.Command("nsenter", slices.Concat([]string{"-t", h.pid, "-n", "-m", "-p", "--"}, name, args)...)
+	c.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DBUS_SYSTEM_BUS_ADDRESS="+h.bus)
 	return c
 }
 
@@ -143,12 +173,12 @@ func (h *labHost) file(name, text string) string {
 
 func (h *labHost) startBus() {
 	socket := filepath.Join(h.dir, "bus")
-	h.start(h.command("dbus-daemon", "--nofork", "--config-file="+h.file("bus.conf", fmt.Sprintf(busConfig, socket))))
+	h.start(h.debian("dbus-daemon", "--nofork", "--config-file="+h.file("bus.conf", fmt.Sprintf(busConfig, socket))))
 	until(h.t, "dbus-daemon listens", func() bool { _, err := os.Stat(socket); return err == nil })
 }
 
 func (h *labHost) startAvahi() {
-	h.start(h.command("avahi-daemon", "--no-drop-root", "--no-chroot", "--no-rlimits", "-f", h.file("avahi.conf", fmt.Sprintf(avahiConfig, h.name))))
+	h.start(h.debian("avahi-daemon", "--no-drop-root", "--no-chroot", "--no-rlimits", "-f", h.file("avahi.conf", fmt.Sprintf(avahiConfig, h.name))))
 }
 
 // endAvahi by a signal, and wait for its end.
@@ -169,7 +199,7 @@ func (h *labHost) endAvahi(signal string) {
 		state, err := h.command("sh", "-c", fmt.Sprintf("cat /proc/%d/stat", pid)).Output()
 		return err != nil || strings.Contains(string(state), ") Z ")
 	})
-	h.command("rm", "-f", "/run/avahi-daemon/pid").Run()
+	h.debian("rm", "-f", "/run/avahi-daemon/pid").Run()
 }
 
 // hostName that avahi-daemon has; "" = it does not run.
@@ -209,7 +239,7 @@ func (o *output) lines() []string {
 // browse watches a type with avahi-browse: what came ("=") and went ("-").
 func (h *labHost) browse(typ string) *output {
 	o := &output{}
-	c := h.command("avahi-browse", "-rp", typ)
+	c := h.debian("avahi-browse", "-rp", typ)
 	c.Stdout = o
 	h.start(c)
 	return o
@@ -238,7 +268,7 @@ func (h *labHost) boardProcess(backend string) (publish func(map[string]Service)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	c := h.command(exe, "-test.run", "^TestBoardProcess$")
+	c := h.command(exe)
 	c.Env = append(c.Env, "AVAHI_TEST_BOARD="+backend, "AVAHI_TEST_HOST="+h.name)
 	says = &output{}
 	c.Stdout, c.Stderr = says, os.Stderr
@@ -255,20 +285,25 @@ func (h *labHost) boardProcess(backend string) (publish func(map[string]Service)
 	}, says
 }
 
-func TestBoardProcess(t *testing.T) {
-	backend := os.Getenv("AVAHI_TEST_BOARD")
-	if backend == "" {
-		t.Skip("only started by tests with hosts of their own")
+// TestMain is the board of a host, where boardProcess started it.
+func TestMain(m *testing.M) {
+	if backend := os.Getenv("AVAHI_TEST_BOARD"); backend != "" {
+		runBoard(backend)
+		return
 	}
+	os.Exit(m.Run())
+}
+
+func runBoard(backend string) {
 	b := New(Config{Backend: backend, Browse: []string{"_http._tcp"}, Host: os.Getenv("AVAHI_TEST_HOST"), Log: slog.New(slog.DiscardHandler)})
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer cancel()
 		for in := json.NewDecoder(os.Stdin); ; {
 			var want map[string]Service
 			if err := in.Decode(&want); err != nil {
 				if err != io.EOF {
-					t.Error(err)
+					fmt.Fprintln(os.Stderr, "the board's standard input:", err)
 				}
 				return
 			}

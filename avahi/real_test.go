@@ -127,7 +127,7 @@ func TestRealTurns(t *testing.T) {
 	})
 	until(t, "the other host sees the virtual host", func() bool { return has(there.lines(), "=;", ";Vip;", ";home-vip.local;10.77.0.50;83;") })
 	for _, name := range []string{"home-vip.local", "lab1-relevo.local"} {
-		if out, err := h[1].command("avahi-resolve", "-4n", name).CombinedOutput(); err != nil || !strings.Contains(string(out), "10.77.0.") {
+		if out, err := h[1].debian("avahi-resolve", "-4n", name).CombinedOutput(); err != nil || !strings.Contains(string(out), "10.77.0.") {
 			t.Errorf("%s: %v: %s", name, err, out)
 		}
 	}

@@ -67,11 +67,13 @@ var tools = map[string]string{
 // is quick when all is there. The error is a [*SkipError] if this machine cannot
 // have hosts, anything else if something broke.
 func Ensure(ctx context.Context, out io.Writer) error {
-	_, err := ensureBase(ctx, out)
+	_, err := Base(ctx, out)
 	return err
 }
 
-func ensureBase(ctx context.Context, out io.Writer) (base string, err error) {
+// Base is the folder of the base image: Debian with systemd, D-Bus, avahi and the tools
+// of avahi-utils, not to be written to. It does what [Ensure] does, if that was not done.
+func Base(ctx context.Context, out io.Writer) (base string, err error) {
 	if os.Geteuid() != 0 {
 		return "", &SkipError{"real hosts need root (namespaces, mounts, cgroups); run it as root"}
 	}

@@ -72,7 +72,7 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 	if o.BootTimeout == 0 {
 		o.BootTimeout = time.Minute
 	}
-	base, err := ensureBase(ctx, o.Out)
+	base, err := Base(ctx, o.Out)
 	if err != nil {
 		return nil, err
 	}
