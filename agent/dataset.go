@@ -123,9 +123,9 @@ func (d *dataset) OwnRevision(ctx context.Context) (uint64, error) {
 		return 0, fmt.Errorf("look at this host's own datastore: %w", err)
 	}
 	defer r.Close()
-	b, err := r.Batch(ctx, 1<<62)
+	m, err := r.Marks(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("look at this host's own datastore: %w", err)
 	}
-	return uint64(b.Head), nil
+	return uint64(m.Head), nil
 }

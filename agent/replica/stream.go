@@ -53,7 +53,9 @@ func (s *Source) serveRows(w http.ResponseWriter, req *http.Request, after int64
 	if err != nil && req.Context().Err() == nil {
 		s.cfg.Log.Info("a standby's stream ended", "remote", req.RemoteAddr, "revision", st.pos, "err", err)
 		// Best effort: if the standby is gone it does not read this either.
-		_ = st.send(&frame{kind: kindError, err: cut(err.Error(), maxText)})
+		if st.send(&frame{kind: kindError, err: cut(err.Error(), maxText)}) == nil {
+			_ = st.rc.Flush()
+		}
 	}
 }
 
@@ -95,11 +97,11 @@ func (st *stream) run(ctx context.Context) error {
 
 // begin sends the header.
 func (st *stream) begin(ctx context.Context) error {
-	b, err := st.r.Batch(ctx, 1<<62) // the position only
+	m, err := st.r.Marks(ctx)
 	if err != nil {
 		return st.failed(err)
 	}
-	h := header{version: version, cluster: st.src.cfg.Cluster, head: b.Head}
+	h := header{version: version, cluster: st.src.cfg.Cluster, head: m.Head}
 	if h.schema, err = st.r.Schema(ctx); err != nil {
 		return st.failed(err)
 	}
@@ -109,7 +111,10 @@ func (st *stream) begin(ctx context.Context) error {
 	if h.anchor, h.hasAnchor, err = st.r.Anchor(ctx, st.pos); err != nil {
 		return st.failed(err)
 	}
-	return st.send(&frame{kind: kindHeader, header: h})
+	if err := st.send(&frame{kind: kindHeader, header: h}); err != nil {
+		return err
+	}
+	return st.rc.Flush()
 }
 
 // step reads once and sends what there is. more: there is more to read at once.
@@ -129,7 +134,7 @@ func (st *stream) step(ctx context.Context) (more bool, err error) {
 		st.pos = b.Rows[len(b.Rows)-1].ID
 	}
 	if b.More {
-		return true, nil
+		return true, st.rc.Flush()
 	}
 	if moved, err := st.compaction(ctx, &b); err != nil || moved {
 		return moved, err
@@ -139,7 +144,10 @@ func (st *stream) step(ctx context.Context) (more bool, err error) {
 	if ierr != nil {
 		f.err = cut(ierr.Error(), maxText)
 	}
-	return false, st.send(f)
+	if err := st.send(f); err != nil {
+		return false, err
+	}
+	return false, st.rc.Flush() // with the rows before it: one call of the kernel, and of the standby
 }
 
 // compaction lists what survived, if the log was compacted since the last
@@ -177,7 +185,14 @@ func (st *stream) compaction(ctx context.Context, b *kine.Batch) (moved bool, er
 		}
 		after = to
 	}
-	if err := st.send(&frame{kind: kindMark, compacts: b.Compacts, seq: b.Seq}); err != nil {
+	m, err := st.r.Marks(ctx)
+	if err != nil {
+		return false, st.failed(err)
+	}
+	if m.Compact != b.Compact {
+		return true, nil
+	}
+	if err := st.send(&frame{kind: kindMark, compacts: m.Compacts, seq: m.Seq}); err != nil {
 		return false, err
 	}
 	st.marked, st.torn = b.Compact, false
@@ -193,7 +208,7 @@ func (st *stream) failed(err error) error {
 	return err
 }
 
-// send writes one frame with the term of this moment, and flushes it.
+// send writes one frame with the term of this moment. It may wait for a Flush.
 func (st *stream) send(f *frame) error {
 	select {
 	case <-st.src.done:
@@ -219,5 +234,5 @@ func (st *stream) send(f *frame) error {
 	if cap(st.buf) > 4*kine.MaxBatchBytes {
 		st.buf = nil // one huge row must not cost memory for ever
 	}
-	return st.rc.Flush()
+	return nil
 }

@@ -97,16 +97,16 @@ func bump(ctx context.Context, tx *sql.Tx, term uint64, gap int64) (Bumped, erro
 	if notes.Bumped > term {
 		return Bumped{}, fmt.Errorf("it was already jumped for the newer term %d", notes.Bumped)
 	}
-	var p Batch
-	if err := readPosition(ctx, tx, &p); err != nil {
+	m, err := readMarks(ctx, tx)
+	if err != nil {
 		return Bumped{}, err
 	}
-	if len(p.Compacts) == 0 {
+	if len(m.Compacts) == 0 {
 		return Bumped{}, fmt.Errorf("no row %s in it: the copy is not complete", CompactKey)
 	}
 	// Everything up to here has been seen: the newest rows may have been
 	// tombstones that were compacted away again.
-	from := max(p.Head, p.Seq, p.Compact)
+	from := max(m.Head, m.Seq, m.Compact)
 	to := from + gap
 	row := gapRow(to)
 	if _, err := tx.ExecContext(ctx, `INSERT INTO kine(`+rowColumns+`) VALUES(?,?,?,?,?,?,?,NULL,NULL)`,

@@ -259,16 +259,16 @@ func (c *Copy) compare(ctx context.Context, tx *sql.Tx, after, upTo int64, list 
 // Mark writes how far the master's log is compacted, and the next id that it
 // would give. Call it when all survivors up to that revision were retained.
 func (c *Copy) Mark(ctx context.Context, compacts []CompactRow, seq int64) error {
-	var b Batch
 	q := querier(c.db)
 	if c.tx != nil {
 		q = c.tx
 	}
-	if err := readPosition(ctx, q, &b); err != nil {
+	had, err := readMarks(ctx, q)
+	if err != nil {
 		return fmt.Errorf("read the compaction mark: %w", err)
 	}
-	if slices.Equal(b.Compacts, compacts) && b.Seq >= seq {
-		c.compact = b.Compact
+	if slices.Equal(had.Compacts, compacts) && had.Seq >= seq {
+		c.compact = had.Compact
 		return nil // nothing changes: nothing is written
 	}
 	return c.do(ctx, func(tx *sql.Tx) error {
@@ -279,7 +279,7 @@ func (c *Copy) Mark(ctx context.Context, compacts []CompactRow, seq int64) error
 			}
 			c.compact = max(c.compact, m.Revision)
 		}
-		for _, m := range b.Compacts { // the one that kine removed after an old bug
+		for _, m := range had.Compacts { // the one that kine removed after an old bug
 			if !slices.ContainsFunc(compacts, func(x CompactRow) bool { return x.ID == m.ID }) {
 				if _, err := tx.ExecContext(ctx, `DELETE FROM kine WHERE id = ? AND name = ?`, m.ID, CompactKey); err != nil {
 					return fmt.Errorf("write the compaction mark: %w", err)
@@ -368,11 +368,11 @@ func (c *Copy) reload(ctx context.Context) (err error) {
 	if c.notes, err = readNotes(ctx, c.db); err != nil {
 		return err
 	}
-	var b Batch
-	if err := readPosition(ctx, c.db, &b); err != nil {
+	m, err := readMarks(ctx, c.db)
+	if err != nil {
 		return err
 	}
-	c.pos, c.compact = b.Head, b.Compact
+	c.pos, c.compact = m.Head, m.Compact
 	return nil
 }
 

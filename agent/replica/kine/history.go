@@ -111,12 +111,12 @@ func readWhole(ctx context.Context, q querier) (p Position, err error) {
 	if p.Notes, err = readNotes(ctx, q); err != nil {
 		return p, err
 	}
-	var b Batch
-	if err := readPosition(ctx, q, &b); err != nil {
+	m, err := readMarks(ctx, q)
+	if err != nil {
 		return p, err
 	}
 	// Where the newest rows were tombstones, the mark may be above the newest row.
-	p.Head, p.Compact = max(b.Head, b.Compact), b.Compact
+	p.Head, p.Compact = max(m.Head, m.Compact), m.Compact
 	return p, nil
 }
 

@@ -60,7 +60,11 @@ func pull(t testing.TB, r *Reader, c *Copy) {
 			}
 			after = to
 		}
-		if err := c.Mark(ctx, b.Compacts, b.Seq); err != nil {
+		m, err := r.Marks(ctx)
+		if err == nil {
+			err = c.Mark(ctx, m.Compacts, m.Seq)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		if err := c.Commit(ctx); err != nil {

@@ -32,7 +32,7 @@ type Reader struct {
 	db   *sql.DB
 	path string
 	id   fileID
-	hot  map[string]*sql.Stmt // what a stream asks a hundred times a second
+	hot  prepared // what a stream asks a hundred times a second
 }
 
 // OpenReader opens the database and recognises its layout.
@@ -59,8 +59,8 @@ func OpenReader(ctx context.Context, path string) (*Reader, error) {
 	if journal != "wal" {
 		return nil, errors.Join(fmt.Errorf("datastore %s has journal mode %q: it can be followed only in WAL mode; start kine with _journal=WAL in its endpoint", path, journal), db.Close())
 	}
-	r.hot = map[string]*sql.Stmt{}
-	for _, q := range []string{positionQuery, batchQuery} {
+	r.hot = prepared{}
+	for _, q := range []string{marksQuery, batchQuery} {
 		if r.hot[q], err = db.PrepareContext(ctx, q); err != nil {
 			return nil, errors.Join(fmt.Errorf("datastore %s: %w", path, err), db.Close())
 		}
@@ -68,18 +68,12 @@ func OpenReader(ctx context.Context, path string) (*Reader, error) {
 	return r, nil
 }
 
-// asked is a transaction in which some queries are prepared: on a busy master parsing them
-// anew would be half of what a stream costs.
-type asked struct {
-	*sql.Tx
-	hot map[string]*sql.Stmt
-}
+// prepared are queries that are parsed once: on a busy master doing that anew would be half
+// of what a stream costs. Outside of a transaction each of them is one.
+type prepared map[string]*sql.Stmt
 
-func (a asked) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if s := a.hot[query]; s != nil {
-		return a.StmtContext(ctx, s).QueryContext(ctx, args...)
-	}
-	return a.Tx.QueryContext(ctx, query, args...)
+func (p prepared) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return p[query].QueryContext(ctx, args...)
 }
 
 // Head reads the newest revision with a handle of its own, opened for it.
@@ -128,23 +122,18 @@ func (r *Reader) Current() error {
 
 // Batch is what one read transaction saw.
 type Batch struct {
-	Rows     []Row
-	More     bool  // the batch was cut; there are rows after it
-	Head     int64 // highest id in the table
-	Compact  int64 // the log is compacted up to here
-	Compacts []CompactRow
-	Seq      int64 // next id minus one (sqlite_sequence)
+	Rows    []Row
+	More    bool  // the batch was cut; there are rows after it
+	Head    int64 // highest id in the table
+	Compact int64 // the log is compacted up to here
 }
 
 // Batch reads rows with id > after, at most MaxBatchRows and about
-// MaxBatchBytes (one row more may exceed it).
+// MaxBatchBytes (one row more may exceed it). It is one statement, not a transaction of
+// three: a master that writes 500 times a second is asked a hundred times a second.
 func (r *Reader) Batch(ctx context.Context, after int64) (b Batch, err error) {
-	err = r.read(ctx, func(tx *sql.Tx) error {
-		q := asked{tx, r.hot}
-		if err := readPosition(ctx, q, &b); err != nil || b.Head <= after {
-			return err
-		}
-		rows, err := q.QueryContext(ctx, batchQuery, after, MaxBatchRows)
+	err = r.ask(func() error {
+		rows, err := r.hot.QueryContext(ctx, batchQuery, CompactKey, after, MaxBatchRows)
 		if err != nil {
 			return err
 		}
@@ -154,6 +143,10 @@ func (r *Reader) Batch(ctx context.Context, after int64) (b Batch, err error) {
 			row, err := scanRow(rows)
 			if err != nil {
 				return err
+			}
+			if row.Name == "" { // the first; no key of Kubernetes is empty
+				b.Head, b.Compact = row.ID, row.PrevRevision.Int64
+				continue
 			}
 			if row.size() > MaxRow {
 				return fmt.Errorf("revision %d of %q weighs %d bytes, more than the %d that can be copied", row.ID, row.Name, row.size(), MaxRow)
@@ -169,16 +162,33 @@ func (r *Reader) Batch(ctx context.Context, after int64) (b Batch, err error) {
 	return b, err
 }
 
+// Marks are how far a database is, and how far it is compacted.
+type Marks struct {
+	Head     int64 // highest id in the table
+	Compact  int64 // the log is compacted up to here
+	Compacts []CompactRow
+	Seq      int64 // next id minus one (sqlite_sequence)
+}
+
+// Marks reads them.
+func (r *Reader) Marks(ctx context.Context) (m Marks, err error) {
+	err = r.ask(func() error {
+		m, err = readMarks(ctx, r.hot)
+		return err
+	})
+	return m, err
+}
+
 // Survivors lists rows with after < id <= upTo that still exist, at most
 // limit; done says that the list reaches upTo. ErrMoved if the log is not
 // compacted up to exactly compact any more.
 func (r *Reader) Survivors(ctx context.Context, after, upTo, compact int64, limit int) (list []Survivor, done bool, err error) {
 	err = r.read(ctx, func(tx *sql.Tx) error {
-		var b Batch
-		if err := readPosition(ctx, tx, &b); err != nil {
+		m, err := readMarks(ctx, tx)
+		if err != nil {
 			return err
 		}
-		if b.Compact != compact {
+		if m.Compact != compact {
 			return ErrMoved
 		}
 		list, err = survivors(ctx, tx, after, upTo, limit)
@@ -209,17 +219,24 @@ func (r *Reader) Forks(ctx context.Context) (forks []Fork, err error) {
 
 // read runs f in one read transaction, so that all it sees is of one moment.
 func (r *Reader) read(ctx context.Context, f func(*sql.Tx) error) error {
+	return r.ask(func() error {
+		tx, err := r.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+		if err != nil {
+			return err
+		}
+		err = f(tx)
+		if rerr := tx.Rollback(); err == nil && rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
+			err = rerr
+		}
+		return err
+	})
+}
+
+// ask runs f while the database stays open.
+func (r *Reader) ask(f func() error) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	tx, err := r.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return fmt.Errorf("read the datastore %s: %w", r.path, err)
-	}
-	err = f(tx)
-	if rerr := tx.Rollback(); err == nil && rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
-		err = rerr
-	}
-	if err != nil {
+	if err := f(); err != nil {
 		return fmt.Errorf("read the datastore %s: %w", r.path, err)
 	}
 	return nil
@@ -233,9 +250,12 @@ const rowColumns = metaColumns + ", value, old_value"
 const selectColumns = rowColumns + ", value IS NULL, old_value IS NULL"
 
 const (
-	batchQuery = `SELECT ` + selectColumns + ` FROM kine WHERE id > ? ORDER BY id LIMIT ?`
+	// A row without a name, which has the head as its id and the compaction mark as its
+	// prev_revision, and then the rows.
+	batchQuery = `SELECT (SELECT coalesce(max(id),0) FROM kine), '', 0, 0, 0, (SELECT coalesce(max(prev_revision),0) FROM kine WHERE name = ?), 0, NULL, NULL, 1, 1
+		UNION ALL SELECT * FROM (SELECT ` + selectColumns + ` FROM kine WHERE id > ? ORDER BY id LIMIT ?)`
 	// One row at least, also without a compaction mark.
-	positionQuery = `SELECT (SELECT coalesce(max(id),0) FROM kine), coalesce((SELECT seq FROM sqlite_sequence WHERE name='kine'),0), c.id, coalesce(c.prev_revision,0)
+	marksQuery = `SELECT (SELECT coalesce(max(id),0) FROM kine), coalesce((SELECT seq FROM sqlite_sequence WHERE name='kine'),0), c.id, coalesce(c.prev_revision,0)
 		FROM (SELECT 1) LEFT JOIN kine c ON c.name = ? ORDER BY c.id LIMIT ?`
 )
 
@@ -259,27 +279,28 @@ func scanRow(rows interface{ Scan(...any) error }) (r Row, err error) {
 // maxCompactRows bounds the list of compact_rev_key rows; there should be one.
 const maxCompactRows = 16
 
-func readPosition(ctx context.Context, q querier, b *Batch) error {
-	rows, err := q.QueryContext(ctx, positionQuery, CompactKey, maxCompactRows)
+func readMarks(ctx context.Context, q interface {
+	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+}) (m Marks, err error) {
+	rows, err := q.QueryContext(ctx, marksQuery, CompactKey, maxCompactRows)
 	if err != nil {
-		return err
+		return m, err
 	}
 	defer rows.Close()
-	b.Compact, b.Compacts = 0, nil
 	for rows.Next() {
 		var id sql.NullInt64
 		var c CompactRow
-		if err := rows.Scan(&b.Head, &b.Seq, &id, &c.Revision); err != nil {
-			return err
+		if err := rows.Scan(&m.Head, &m.Seq, &id, &c.Revision); err != nil {
+			return m, err
 		}
 		if !id.Valid {
 			continue
 		}
 		c.ID = id.Int64
-		b.Compacts = append(b.Compacts, c)
-		b.Compact = max(b.Compact, c.Revision) // as kine reads it
+		m.Compacts = append(m.Compacts, c)
+		m.Compact = max(m.Compact, c.Revision) // as kine reads it
 	}
-	return rows.Err()
+	return m, rows.Err()
 }
 
 func survivors(ctx context.Context, q querier, after, upTo int64, limit int) ([]Survivor, error) {

@@ -44,14 +44,14 @@ func Verify(ctx context.Context, path string, full bool) (Info, error) {
 	if in.Notes, err = readNotes(ctx, db); err != nil {
 		return in, fmt.Errorf("verify %s: %w", path, err)
 	}
-	var b Batch
-	if err := readPosition(ctx, db, &b); err != nil {
+	m, err := readMarks(ctx, db)
+	if err != nil {
 		return in, fmt.Errorf("verify %s: %w", path, err)
 	}
-	if len(b.Compacts) == 0 {
+	if len(m.Compacts) == 0 {
 		return in, fmt.Errorf("verify %s: no row %s in it: kine never ran on it, or the copy is not complete", path, CompactKey)
 	}
-	in.MaxID, in.Compact = b.Head, b.Compact
+	in.MaxID, in.Compact = m.Head, m.Compact
 	for _, suffix := range []string{"", "-wal"} {
 		if fi, err := os.Stat(path + suffix); err == nil {
 			in.Bytes += fi.Size()
