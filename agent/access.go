@@ -6,10 +6,12 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"relevo.dev/relevo/agent/api"
@@ -179,8 +181,9 @@ func (a *agent) AccessRevoke(ctx context.Context, name string) (api.Done, error)
 // grantRequest asks a voter what an access may do; Why it may nothing, if that is not empty.
 type (
 	grantRequest struct {
-		Name   string `json:"name"`
-		Serial string `json:"serial"`
+		Name    string `json:"name"`
+		Serial  string `json:"serial"`
+		Arbiter bool   `json:"arbiter,omitempty"` // who is asked is to be the arbiter, and asks nobody else
 	}
 	grantReply struct {
 		Access api.Access `json:"access"`
@@ -188,10 +191,13 @@ type (
 	}
 )
 
+// grantLimit is how long it may take to learn what an access may do.
+const grantLimit = 2 * time.Second
+
 // Granted (api.Grants) is asked for every request from outside. A host that raft tells nothing
 // asks a voter.
 func (a *agent) Granted(name, serial string) (api.Access, error) {
-	in := grantRequest{name, serial}
+	in := grantRequest{Name: name, Serial: serial}
 	g, err := grantReply{}, error(errNoArbiter)
 	if a.isServer() {
 		g, err = a.granted(context.Background(), "", in)
@@ -211,7 +217,17 @@ func (a *agent) Granted(name, serial string) (api.Access, error) {
 	return g.Access, nil
 }
 
-func (a *agent) granted(_ context.Context, _ string, in grantRequest) (grantReply, error) {
+// granted is what this host knows of an access, and what the arbiter knows of one that is not
+// known here: it was given a moment ago, and the file must be good at any member once its
+// owner has it; or it was revoked.
+func (a *agent) granted(ctx context.Context, _ string, in grantRequest) (grantReply, error) {
+	if in.Arbiter && !a.quorum.IsLeader() {
+		return grantReply{}, errNoArbiter
+	}
+	revoked := grantReply{Why: fmt.Sprintf("the access %.80s was revoked", in.Name)}
+	if !in.Arbiter && a.strangers.refused(in.Serial) { // which this host may not know yet
+		return revoked, nil
+	}
 	for _, x := range a.quorum.State().Access {
 		if x.Name != in.Name || x.Serial != in.Serial {
 			continue
@@ -221,5 +237,71 @@ func (a *agent) granted(_ context.Context, _ string, in grantRequest) (grantRepl
 		}
 		return grantReply{Access: accessOut(x)}, nil
 	}
-	return grantReply{Why: fmt.Sprintf("the access %.80s was revoked, or this member has not heard of it yet", in.Name)}, nil
+	if in.Arbiter {
+		return revoked, nil
+	}
+	unsure := grantReply{Why: revoked.Why + ", or this member has not heard of it yet"}
+	if !a.strangers.ask() {
+		return unsure, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, grantLimit)
+	defer cancel()
+	in.Arbiter = true
+	g, err := grantReply{}, a.loop.awaitArbiter(ctx)
+	if err == nil {
+		g, err = toArbiter(ctx, a.loop, pathGranted, in, a.granted)
+	}
+	a.strangers.answered(in.Serial, err == nil && g.Why == revoked.Why)
+	if err != nil {
+		return unsure, nil
+	}
+	return g, nil
+}
+
+// strangers are the accesses that this host does not know and asks the arbiter about. Whoever
+// shows one has, or had, an access; so there are not many, but one that was revoked may be
+// shown as often as its owner likes.
+type strangers struct {
+	mu     sync.Mutex
+	asking int
+	no     map[string]time.Time // by serial: when the arbiter did not know it either
+}
+
+const (
+	maxAsking    = 4                // at once; the others are refused
+	maxStrangers = 64               // remembered
+	strangerRest = 30 * time.Second // how long; then one is asked about again
+)
+
+// refused says whether the arbiter did not know an access when it was asked a moment ago. None
+// is given twice, so it never will.
+func (s *strangers) refused(serial string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, no := s.no[serial]
+	return no && time.Since(at) < strangerRest
+}
+
+// ask says whether the arbiter may be asked about an access now; if so, answered must follow.
+func (s *strangers) ask() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.no, func(_ string, at time.Time) bool { return time.Since(at) >= strangerRest })
+	if s.asking >= maxAsking || len(s.no) >= maxStrangers {
+		return false
+	}
+	s.asking++
+	return true
+}
+
+func (s *strangers) answered(serial string, no bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asking--
+	if no {
+		if s.no == nil {
+			s.no = map[string]time.Time{}
+		}
+		s.no[serial] = time.Now()
+	}
 }

@@ -150,6 +150,7 @@ type agent struct {
 	trouble   atomic.Pointer[trouble] // of this master's API; nil = none
 	seenHere  observed
 	trust     trust
+	strangers strangers
 	gone      atomic.Pointer[removal] // this host was removed; nil = not that it knows
 	near      atomic.Pointer[[]api.Neighbour]
 	handover  handover

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -59,13 +60,7 @@ func TestWholeAccess(t *testing.T) {
 				t.Errorf("%s: %v, want %q", what, err, why)
 			}
 		}
-		// A grant is known everywhere when the log is.
-		known := func(c *api.Client) {
-			t.Helper()
-			w.until(10*time.Second, "the access is known", func() bool { _, err := c.Status(t.Context()); return err == nil })
-		}
 		op := outside(t, w, "n1", api.AccessRequest{Name: "laptop", Role: api.Operator, Seconds: 3600}, "v3")
-		known(op)
 		if _, err := op.Do(t.Context(), api.Order{Verb: api.VerbPause, By: "eve", Why: "new switch"}); err != nil {
 			t.Errorf("an operator cannot pause: %v", err)
 		}
@@ -80,12 +75,10 @@ func TestWholeAccess(t *testing.T) {
 		refused("access list as operator", err, "needs the role admin")
 
 		viewer := outside(t, w, "n1", api.AccessRequest{Name: "screen", Role: api.Viewer, Seconds: 120}, "n2")
-		known(viewer)
 		_, err = viewer.Do(t.Context(), api.Order{Verb: api.VerbPause})
 		refused("pause as viewer", err, "needs the role operator")
 
 		admin := outside(t, w, "n1", api.AccessRequest{Name: "phone", Role: api.Admin, Seconds: 3600, Actions: []string{"access"}}, "v3")
-		known(admin)
 		l, err := admin.AccessList(t.Context())
 		if err != nil || len(l.Access) != 3 || l.Access[0].Name != "laptop" {
 			t.Errorf("%+v, %v", l, err)
@@ -141,7 +134,9 @@ func TestWholeAccess(t *testing.T) {
 		// The arbiter signs: the CA's key need not be where a person is.
 		os.Remove(filepath.Join(w.host("n2").cfg.Peer.PKIDir, "ca.key"))
 		tablet := outside(t, w, "n2", api.AccessRequest{Name: "tablet", Role: api.Viewer, Seconds: 3600}, "n2")
-		known(tablet)
+		if _, err := tablet.Status(t.Context()); err != nil {
+			t.Error(err)
+		}
 		os.Remove(filepath.Join(w.host(w.host("n1").agent.quorum.Leader()).cfg.Peer.PKIDir, "ca.key"))
 		_, err = w.host("n1").agent.AccessCreate(t.Context(), api.AccessRequest{Name: "x", Role: api.Viewer, Seconds: 3600, PublicKey: make([]byte, 32)})
 		refused("create where nobody can sign", err, "CA's key")
@@ -157,4 +152,70 @@ func TestWholeAccess(t *testing.T) {
 			refused(what, err, what)
 		}
 	})
+}
+
+// TestWholeAccessAtOnce: the file of an access is good at any member as soon as its owner has
+// it, wherever it was made; and one that was revoked has the arbiter asked about it now and
+// then, not at each request.
+func TestWholeAccessAtOnce(t *testing.T) {
+	founded(t, "n1 n2 v3 m4", func(t *testing.T, w *world) {
+		w.ready("n1", 1)
+		var last *api.Client
+		for _, at := range []string{"n1", "v3", "m4"} {
+			for _, to := range []string{"m4", "n1", "n2", "v3"} {
+				last = outside(t, w, at, api.AccessRequest{Name: at + "-" + to, Role: api.Operator, Seconds: 3600}, to)
+				if _, err := last.Status(t.Context()); err != nil {
+					t.Errorf("made at %s, used at %s at once: %v", at, to, err)
+				}
+			}
+		}
+		to := "v3"
+		if w.host("n1").agent.quorum.Leader() == to {
+			to = "n2"
+		}
+		again := outside(t, w, "n1", api.AccessRequest{Name: "again", Role: api.Viewer, Seconds: 3600}, to)
+		if _, err := w.host("n1").agent.AccessRevoke(t.Context(), "again"); err != nil {
+			t.Fatal(err)
+		}
+		w.until(time.Second, "the revoked one is refused", func() bool { _, err := again.Status(t.Context()); return err != nil })
+		for range 200 {
+			if _, err := again.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "was revoked") {
+				t.Fatal(err)
+			}
+		}
+		s := &w.host(to).agent.strangers
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.no) != 1 || s.asking != 0 {
+			t.Errorf("%d accesses are remembered as unknown to the arbiter, %d are asked about", len(s.no), s.asking)
+		}
+	})
+}
+
+// TestStrangers: however often accesses are shown that nobody knows, few are asked about.
+func TestStrangers(t *testing.T) {
+	var s strangers
+	asked := 0
+	for range 1000 {
+		if s.ask() {
+			asked++
+		}
+	}
+	if asked != maxAsking {
+		t.Errorf("%d are asked about at once", asked)
+	}
+	for i := range asked {
+		s.answered(fmt.Sprint(i), i > 0)
+	}
+	if s.refused("0") || !s.refused("1") {
+		t.Error("what was not answered is refused, or what was answered is not")
+	}
+	for i := range 1000 {
+		if s.ask() {
+			s.answered(fmt.Sprint("more", i), true)
+		}
+	}
+	if len(s.no) < maxStrangers/2 || len(s.no) > maxStrangers {
+		t.Errorf("%d are remembered", len(s.no))
+	}
 }
