@@ -49,6 +49,9 @@ type Data interface {
 	// OwnRevision is the highest revision of the datastore at the control plane's
 	// own path; 0 if there is none.
 	OwnRevision(ctx context.Context) (uint64, error)
+	// Left is what the file system of the datastore can still take, and all that it has,
+	// in bytes.
+	Left(ctx context.Context) (free, total uint64, err error)
 }
 
 // API is the control plane's API, seen from this host.

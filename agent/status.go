@@ -123,6 +123,9 @@ func (a *agent) problems(s api.Status, holder string, answers map[string]summary
 	case s.Master.API != "ok" && s.Master.API != "":
 		critical("the API of the master "+s.Master.Node+" does not work", s.Master.API, "`systemctl status` of the control plane's units on "+s.Master.Node)
 	}
+	if s.Master != nil && answers[s.Master.Node].Unfit != "" {
+		critical(s.Master.Node+" should not stay the master", answers[s.Master.Node].Unfit, "mend that, or see that a standby is ready: the term goes to the first that is")
+	}
 	if p := s.Pause; p != nil {
 		out = append(out, pauseProblem(p, holder))
 	}

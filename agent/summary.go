@@ -16,14 +16,16 @@ import (
 
 // summary is what an agent tells another about itself.
 type summary struct {
-	Version  string        `json:"version"`
-	Role     api.Role      `json:"role"`
-	Phase    string        `json:"phase"`
-	Term     uint64        `json:"term"`
-	Lease    float64       `json:"lease_seconds"` // left of its lease; <0 = none, or paused
-	APIError *string       `json:"api_error"`     // "" = works; null = not looked at
-	Standby  *api.Standby  `json:"standby,omitempty"`
-	Health   health.Report `json:"health"`
+	Version  string   `json:"version"`
+	Role     api.Role `json:"role"`
+	Phase    string   `json:"phase"`
+	Term     uint64   `json:"term"`
+	Lease    float64  `json:"lease_seconds"` // left of its lease; <0 = none, or paused
+	APIError *string  `json:"api_error"`     // "" = works; null = not looked at
+	// Unfit is why this master should give its term to the next standby that is ready.
+	Unfit   string        `json:"unfit,omitempty"`
+	Standby *api.Standby  `json:"standby,omitempty"`
+	Health  health.Report `json:"health"`
 	// Conditions are judged where they are: they depend on what was before.
 	Conditions []health.Condition `json:"conditions,omitempty"`
 	// Findings are what would hurt a takeover by this host.
@@ -52,6 +54,9 @@ func (a *agent) summary(ctx context.Context) summary {
 		s.View = &v
 	}
 	_, s.Findings = a.found()
+	if t := a.trouble.Load(); t != nil && t.now {
+		s.Unfit = t.why
+	}
 	if f := a.wanting.Load(); f != nil {
 		s.Board = *f
 	}

@@ -37,16 +37,22 @@ func (a *agent) troubles() (why string, lasts, grace time.Duration) {
 func (a *agent) watchAPI(ctx context.Context) error {
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()
+	often := time.NewTicker(roomEvery)
+	defer often.Stop()
 	var disk silence
+	var space room
 	var again reminder
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-often.C:
+			a.leaveIfScarce(ctx, &space)
+			continue
 		case <-t.C:
 		}
 		if a.phase() != lease.Master {
-			disk, again = silence{}, reminder{}
+			disk, space, again = silence{}, room{}, reminder{}
 			a.trouble.Store(nil)
 			a.apiErr.Store(nil)
 			continue
@@ -66,14 +72,10 @@ func (a *agent) watchAPI(ctx context.Context) error {
 			return nil
 		}
 		text, was := "", a.trouble.Load()
-		dying := a.dying(ctx, &disk)
+		dying := a.dying(ctx, &disk, &space)
 		switch {
 		case dying != "":
-			if was == nil || !was.now {
-				a.log.Error("this host should not stay the master", "why", dying)
-				a.seenHere.note("should not stay the master: %s", dying)
-			}
-			a.trouble.Store(&trouble{dying, asked, true})
+			a.shouldLeave(dying, asked)
 			if err != nil {
 				text = err.Error()
 			}
@@ -114,11 +116,13 @@ const (
 )
 
 // dying says why this host should not be the master much longer, "" if nothing is wrong:
-// a condition of its health that weighs enough, or a datastore that is silent while the
-// disk refuses a write. The second is needed as well: kine on a full disk was seen to
-// acknowledge what it did not store, and a file system that went read-only on an error is
-// not always shown as such.
-func (a *agent) dying(ctx context.Context, d *silence) string {
+// hardly any room for its datastore, a condition of its health that weighs enough, or a
+// datastore that is silent while the disk refuses a write. The last is needed as well: a
+// file system that went read-only on an error is not always shown as such.
+func (a *agent) dying(ctx context.Context, d *silence, r *room) string {
+	if why := a.scarce(ctx, r); why != "" {
+		return why
+	}
 	if bad := health.Weigh(a.monitor.Conditions()).Leave; len(bad) > 0 {
 		return bad[0].Message
 	}

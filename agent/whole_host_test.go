@@ -46,6 +46,7 @@ type testHost struct {
 	hang       chan struct{} // notes of the lease are not written until it is closed; nil = they are
 	exited     int           // code with which the agent ended itself
 	broken     []string      // units in failed state
+	filled     uint64        // bytes of the file system of the datastore, of 1 GiB
 	told       []hooks.Event // to this host's hook
 	program    string        // version of its kube-apiserver; "" = nobody looks
 	faults     []controlplane.Finding

@@ -84,7 +84,8 @@ func TestCard(t *testing.T) {
 
 	// What was acknowledged before the card failed must be there. What kine acknowledges
 	// after that it may not have stored: only leaving helps, and how much it was is told.
-	leaves := func(t *testing.T, harm func(m *node), mend func(m *node)) {
+	// stores: it can, so all of it must be there.
+	leaves := func(t *testing.T, stores bool, harm func(m *node), mend func(m *node)) {
 		t.Helper()
 		c.waitSteady(time.Minute)
 		m := c.mustMaster()
@@ -110,21 +111,32 @@ func TestCard(t *testing.T) {
 				t.Errorf("%d acknowledged writes are lost", len(lost))
 			}
 		}
-		t.Logf("while the card was bad: %d writes acknowledged, %d not stored", during.count(), c.missing(during, n4))
+		missing := c.missing(during, n4)
+		t.Logf("while the card was bad: %d writes acknowledged, %d not stored", during.count(), missing)
+		if stores && missing > 0 {
+			t.Errorf("%d writes are lost that there was room for", missing)
+		}
 		mend(m)
 		c.waitReady(2*time.Minute, next, s.Term+1)
 		c.waitStandby(2*time.Minute, m.Name)
 	}
 
+	c.run("the card of the master is nearly full", func(t *testing.T) {
+		leaves(t, true, func(m *node) {
+			_, err := m.Script(within(t, time.Minute), "fallocate -l $(($(df --output=avail -B1 / | tail -1) - 25000000)) /fill")
+			ok(t, err)
+		}, func(m *node) { free(t, m) })
+	})
+
 	c.run("the card of the master is full", func(t *testing.T) {
-		leaves(t, func(m *node) { fill(t, m) }, func(m *node) { free(t, m) })
+		leaves(t, false, func(m *node) { fill(t, m) }, func(m *node) { free(t, m) })
 	})
 
 	if os.Getenv("NEMESIS") == "" {
 		return
 	}
 	c.run("the card of the master goes read-only", func(t *testing.T) {
-		leaves(t, func(m *node) { ok(t, m.CardFails(within(t, 10*time.Second))) }, func(m *node) {
+		leaves(t, false, func(m *node) { ok(t, m.CardFails(within(t, 10*time.Second))) }, func(m *node) {
 			ok(t, m.PowerCut(within(t, 30*time.Second)))
 			ok(t, m.RepairCard(within(t, time.Minute)))
 			ok(t, m.Boot(within(t, time.Minute)))

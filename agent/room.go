@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"relevo.dev/relevo/agent/lease"
+)
+
+// A master leaves while its datastore still has room: kine on a full disk was seen to
+// acknowledge what it did not store. The condition DiskFull comes much earlier (5 % or
+// 256 MiB), and gives a person time to clean up; this is for when nobody did, or when
+// something fills a card at the tens of megabytes a second that it takes.
+const (
+	roomEvery   = time.Second
+	scarceBytes = 64 << 20
+	scarceShare = 40 // of a small file system, a fortieth
+)
+
+// room remembers whether there was hardly any left.
+type room struct{ scarce bool }
+
+// look takes free and all bytes of a file system. It ends with twice as much as it begins.
+func (r *room) look(free, total uint64) bool {
+	limit := min(scarceBytes, total/scarceShare)
+	if r.scarce {
+		limit *= 2
+	}
+	r.scarce = free < limit
+	return r.scarce
+}
+
+// scarce says that the datastore of this host has hardly any room left; "" = it has, or it
+// is not known.
+func (a *agent) scarce(ctx context.Context, r *room) string {
+	free, total, err := a.host.Data.Left(ctx)
+	if err != nil || !r.look(free, total) {
+		return ""
+	}
+	return fmt.Sprintf("the file system of its datastore has %d MB left of %d MB; on a full one kine acknowledges what it does not store", free/1e6, total/1e6)
+}
+
+// leaveIfScarce tells the arbiter with the next renewal.
+func (a *agent) leaveIfScarce(ctx context.Context, r *room) {
+	if a.phase() != lease.Master {
+		return
+	}
+	if why := a.scarce(ctx, r); why != "" {
+		a.shouldLeave(why, a.clock())
+	}
+}
+
+// shouldLeave notes why this host should not stay the master.
+func (a *agent) shouldLeave(why string, since lease.Time) {
+	if was := a.trouble.Load(); was == nil || !was.now {
+		a.log.Error("this host should not stay the master", "why", why)
+		a.seenHere.note("should not stay the master: %s", why)
+	}
+	a.trouble.Store(&trouble{why, since, true})
+}
