@@ -175,13 +175,13 @@ func (i *Identity) mayReplace(dir, gossipKeyFile string) error {
 	}
 	cas, err := readCerts(filepath.Join(dir, caCertFile))
 	if err != nil {
-		return fmt.Errorf("%w, or did: there is %v, but %v; remove what is of no use to anybody and try again", ErrExists, there, err)
+		return fmt.Errorf("%w, or did: there is %v, but %v; if it is of no use to anybody, `relevo join --leave-old` moves it aside", ErrExists, there, err)
 	}
 	switch same := slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return Fingerprint(ca) == i.IssuingCA() }); {
 	case !same && ClusterID(cas[0]) == i.id:
-		return fmt.Errorf("%w, %.63q (%.8s…), by another CA: nothing was changed; if the CA was changed while this host was away, stop relevo and remove %v first", ErrExists, cas[0].Subject.CommonName, i.id, there)
+		return fmt.Errorf("%w, %.63q (%.8s…) in %s, by another CA: nothing was changed; if the CA was changed while this host was away, `relevo join --leave-old` goes on, and keeps the files by the old one aside", ErrExists, cas[0].Subject.CommonName, i.id, dir)
 	case !same:
-		return fmt.Errorf("%w, %.63q (%.8s…): nothing was changed; if it shall leave that, stop relevo and remove %v first", ErrExists, cas[0].Subject.CommonName, ClusterID(cas[0]), there)
+		return fmt.Errorf("%w, %.63q (%.8s…) in %s: nothing was changed; if it shall leave that, `relevo join --leave-old` does so, and keeps its files aside", ErrExists, cas[0].Subject.CommonName, ClusterID(cas[0]), dir)
 	}
 	cert, err := readCert(filepath.Join(dir, nodeCertFile))
 	if errors.Is(err, fs.ErrNotExist) {

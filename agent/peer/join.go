@@ -148,6 +148,7 @@ type JoinConfig struct {
 	Addresses []string
 	Dir       string // of the trust files
 	Gossip    string // file of the pool's key
+	Leave     bool   // though there are trust files of another cluster: the caller moves them
 	// Dial opens a plain connection; nil = TCP.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -229,12 +230,12 @@ func Join(ctx context.Context, cfg JoinConfig) (*Joined, error) {
 func mayJoin(cfg JoinConfig) (elsewhere func(ca *x509.Certificate) error, err error) {
 	there := present(append(trustFiles(cfg.Dir), cfg.Gossip)...)
 	same := func(*x509.Certificate) error { return nil }
-	if len(there) == 0 {
+	if len(there) == 0 || cfg.Leave {
 		return same, nil
 	}
 	cas, err := readCerts(filepath.Join(cfg.Dir, caCertFile))
 	if err != nil {
-		return nil, fmt.Errorf("%w, or did: there is %v, but %v; remove what is of no use to anybody and try again", ErrExists, there, err)
+		return nil, fmt.Errorf("%w, or did: there is %v, but %v; if it is of no use to anybody, `relevo join --leave-old` moves it aside", ErrExists, there, err)
 	}
 	if slices.ContainsFunc(cas, cfg.Token.of) {
 		return same, nil
@@ -243,8 +244,8 @@ func mayJoin(cfg JoinConfig) (elsewhere func(ca *x509.Certificate) error, err er
 		if ClusterID(ca) == ClusterID(cas[0]) {
 			return nil
 		}
-		return fmt.Errorf("%w, %.63q (%.8s…), and the token is for another, %.63q (%.8s…): nothing was changed; if it shall leave that, stop relevo and remove %v first",
-			ErrExists, cas[0].Subject.CommonName, ClusterID(cas[0]), ca.Subject.CommonName, ClusterID(ca), there)
+		return fmt.Errorf("%w, %.63q (%.8s…) in %s, and the token is for another, %.63q (%.8s…): nothing was changed; if it shall leave that, `relevo join --leave-old` does so, and keeps its files aside",
+			ErrExists, cas[0].Subject.CommonName, ClusterID(cas[0]), cfg.Dir, ca.Subject.CommonName, ClusterID(ca))
 	}, nil
 }
 

@@ -32,13 +32,15 @@ type joinFlags struct {
 	address []string
 	wait    time.Duration
 	noStart bool
+	leave   bool // the cluster that this host is in, or was
+	old     leaving
 	// find looks for members; the tests put another in its place.
 	find func(ctx context.Context, cfg *config.Config, t peer.Token) []string
 }
 
 func newJoinCommand() *cobra.Command {
 	var f trustFlags
-	j := joinFlags{find: findMembers}
+	j := joinFlags{find: findMembers, old: newLeaving()}
 	cmd := &cobra.Command{
 		Use:   "join TOKEN | FILE | -",
 		Short: "Enter a cluster with this host",
@@ -47,7 +49,9 @@ func newJoinCommand() *cobra.Command {
 			"own key, which never leaves it; and it goes on only with the cluster that the token\n" +
 			"is for. TOKEN may be typed in any case, with or without hyphens.\n\n" +
 			"A FILE is an invitation that `relevo invite` made; - reads a token or an invitation\n" +
-			"from the standard input. The membership in another cluster is never overwritten.",
+			"from the standard input. The membership in another cluster is never overwritten:\n" +
+			"--leave-old moves its keys, state and configuration into a folder beside, once the\n" +
+			"new cluster has let this host in; never those of a master.",
 		Example: "  sudo relevo join 1K3Q9ZXW-…\n  sudo relevo join --address 192.168.1.10 1K3Q9ZXW-…",
 		Args:    cobra.MinimumNArgs(1), // somebody may leave blanks in a token
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -57,6 +61,7 @@ func newJoinCommand() *cobra.Command {
 	cmd.Flags().StringVar(&j.node, "node", "", "`name` of this host in the cluster (default: as configured, else the host name)")
 	cmd.Flags().StringArrayVar(&j.address, "address", nil, "`host[:port]` of a member, where mDNS does not reach; may be repeated")
 	cmd.Flags().DurationVar(&j.wait, "wait", 20*time.Second, "how long to look for members by mDNS")
+	cmd.Flags().BoolVar(&j.leave, "leave-old", false, "leave the cluster that this host is in, or was; its files are kept aside")
 	cmd.Flags().BoolVar(&j.noStart, "no-start", false, "do not start the agent")
 	f.add(cmd, true)
 	return cmd
@@ -66,6 +71,11 @@ func (j joinFlags) run(cmd *cobra.Command, f trustFlags, args []string) error {
 	p, err := f.settle()
 	if err != nil {
 		return err
+	}
+	if j.leave {
+		if err := j.old.free(cmd.Context(), p); err != nil {
+			return err
+		}
 	}
 	from := args[0]
 	text := strings.Join(args, " ")
@@ -78,6 +88,11 @@ func (j joinFlags) run(cmd *cobra.Command, f trustFlags, args []string) error {
 			return err
 		}
 		if text = string(b); !peer.LooksLikeToken(text) {
+			if j.leave {
+				if err := j.leaveFor(cmd.Context(), cmd.OutOrStdout(), p, b); err != nil {
+					return err
+				}
+			}
 			if err := p.join(cmd.OutOrStdout(), b); err != nil {
 				return err
 			}
@@ -133,9 +148,16 @@ func (j joinFlags) byToken(ctx context.Context, out io.Writer, p *place, t peer.
 			return fmt.Errorf("no member of the cluster of the token was found by mDNS within %s: is a member switched on, in the same network, and its agent running? Name one with --address 192.168.1.10, for instance", j.wait)
 		}
 	}
-	in, err := peer.Join(ctx, peer.JoinConfig{Token: t, Node: node, Addresses: addrs, Dir: p.pki, Gossip: p.gossip})
+	in, err := peer.Join(ctx, peer.JoinConfig{Token: t, Node: node, Addresses: addrs, Dir: p.pki, Gossip: p.gossip, Leave: j.leave})
 	if err != nil {
 		return err
+	}
+	if j.leave {
+		was, _ := peer.Earlier(p.pki, p.gossip)
+		next := peer.Membership{Cluster: in.Cluster(), ClusterID: in.ClusterID(), Node: node}
+		if err := j.old.leave(ctx, out, p, next, was.ClusterID != next.ClusterID); err != nil {
+			return err
+		}
 	}
 	if err := p.agree(in.Cluster(), node); err != nil {
 		return err

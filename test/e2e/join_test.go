@@ -172,8 +172,7 @@ func (c *cluster) members(alive int, on ...*node) {
 	}
 }
 
-// secondInit: a cluster is founded beside another only on purpose, and then both say so. The
-// host forgets it again.
+// secondInit: a cluster is founded beside another only on purpose, and then both say so.
 func (c *cluster) secondInit(first, second *node) {
 	c.t.Helper()
 	ctx := within(c.t, 2*time.Minute)
@@ -206,8 +205,6 @@ func (c *cluster) secondInit(first, second *node) {
 	}
 	c.members(3, first)
 	c.members(1, second)
-	_, err = second.Script(ctx, "systemctl disable --now relevo.service; rm -rf /etc/relevo/* /var/lib/relevo/*")
-	ok(c.t, err)
 }
 
 // removedBoard: it is alive, and not in our hands any more; then it is again.
@@ -239,21 +236,31 @@ func (c *cluster) changeCA(on *node) {
 	c.rotated(on, "the CA")
 }
 
-// deadBoard: a new board takes the place of one that lost its power for good; should the old
-// one be seen again, it takes no part.
+// deadBoard: a board of another cluster leaves that, for the place of one that lost its power
+// for good; should the old one be seen again, it takes no part.
 func (c *cluster) deadBoard(on, dead, board *node) {
 	c.t.Helper()
 	ctx := within(c.t, 3*time.Minute)
 	ok(c.t, dead.PowerCut(ctx))
-	_, err := board.typed(ctx, "relevo join --node "+dead.Name+" "+c.newToken(on))
+	join := "relevo join --leave-old --node " + dead.Name + " "
+	_, err := board.typed(ctx, join+c.newToken(on))
 	if err == nil || !strings.Contains(err.Error(), "called "+dead.Name+" already") {
 		c.t.Errorf("a name is taken with a common token: %v", err)
 	}
+	if s, err := board.status(ctx); err != nil || s.Cluster != "shed" {
+		c.t.Errorf("who was not let in has left its cluster: %+v, %v", s, err)
+	}
 	token := c.newToken(on, "--replace", dead.Name)
 	ok(c.t, hosts.Until(ctx, dead.Name+" to be missed", func(ctx context.Context) error {
-		_, err := board.typed(ctx, "relevo join --node "+dead.Name+" "+token)
+		out, err := board.typed(ctx, join+token)
+		if err == nil {
+			c.t.Log(out)
+		}
 		return err
 	}))
+	if left, err := board.Script(ctx, "stat -c '%a %n' /etc/relevo/left-shed-* /var/lib/relevo/left-shed-*; cd /etc/relevo/left-shed-*; ls pki/node.key pki/ca.key gossip.key relevo.yaml; ls -d /var/lib/relevo/left-shed-*/raft"); err != nil || strings.Count(left, "700 /") != 2 {
+		c.t.Errorf("what it had of its cluster before: %s (%v)", left, err)
+	}
 	c.members(3, on, board)
 	c.changeCA(on) // so that the old one knows nothing that is believed
 	ok(c.t, dead.Boot(within(c.t, time.Minute)))

@@ -1,0 +1,33 @@
+package peer
+
+import "path/filepath"
+
+// Membership is a host's in a cluster, as far as its trust files can be read: what cannot is "".
+type Membership struct{ Cluster, ClusterID, Node string }
+
+// Earlier is the membership whose trust files lie in dir; there is one, or what is left of
+// one, if so much as a gossip key lies there.
+func Earlier(dir, gossipKeyFile string) (m Membership, there bool) {
+	there = len(present(append(trustFiles(dir), gossipKeyFile)...)) > 0
+	if ca, err := readCert(filepath.Join(dir, caCertFile)); err == nil {
+		m.Cluster, m.ClusterID = ca.Subject.CommonName, ClusterID(ca)
+	}
+	if cert, err := readCert(filepath.Join(dir, nodeCertFile)); err == nil {
+		m.Node = cert.Subject.CommonName
+	}
+	return m, there
+}
+
+// Present are the trust files that lie in dir, the node's key first: without it no agent starts.
+func Present(dir string) []string {
+	return present(filepath.Join(dir, nodeKeyFile), filepath.Join(dir, nodeCertFile), filepath.Join(dir, CAKeyFile), filepath.Join(dir, caCertFile))
+}
+
+// MayAccept is the error with which [Accept] would refuse an invitation for what lies in dir.
+func MayAccept(invitation []byte, dir, gossipKeyFile string) error {
+	_, id, err := parseInvitation(invitation)
+	if err != nil {
+		return err
+	}
+	return id.mayReplace(dir, gossipKeyFile)
+}
