@@ -472,6 +472,9 @@ func (a *agent) run(ctx context.Context) error {
 		if src, ok := a.host.Source.(interface{ Run(context.Context) error }); ok {
 			g.Go(func() error { return src.Run(ctx) })
 		}
+		if n, ok := a.host.Address.(announcer); ok {
+			g.Go(func() error { return n.Run(ctx) })
+		}
 	}
 	g.Go(func() error {
 		select {

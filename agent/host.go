@@ -68,6 +68,12 @@ type Address interface {
 	Defend(ctx context.Context) (net.HardwareAddr, error)
 }
 
+// announcer is an Address that needs something from elsewhere to ask and to announce.
+type announcer interface {
+	Run(ctx context.Context) error // has it ready, until ctx ends
+	Trouble() error                // why it is not there; nil = it is
+}
+
 // Follower tails the master.
 type Follower interface {
 	Run(ctx context.Context) error // until ctx ends

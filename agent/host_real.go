@@ -70,7 +70,7 @@ func realHost(h HostConfig) (*Host, error) {
 	}
 	if c.VIP != nil {
 		host.LeaseNote.(*LeaseNoteFile).VIP = c.VIP.Address.Addr()
-		a, err := vip.New(vip.Config{Prefix: c.VIP.Address, Interface: orElse(c.VIP.Interface, h.Interface), Log: h.Log})
+		a, err := vip.New(vip.Config{Prefix: c.VIP.Address, Interface: orElse(c.VIP.Interface, h.Interface), Service: vip.SocketPath, Log: h.Log})
 		if err != nil {
 			return nil, err
 		}

@@ -252,7 +252,24 @@ func (a *agent) found() (version string, out []controlplane.Finding) {
 	in := &a.inspected
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.facts.Version(), slices.Concat(in.findings, in.compared)
+	return in.facts.Version(), slices.Concat(in.findings, in.compared, a.unannounced())
+}
+
+// unannounced: it would take the virtual IP all the same, so it is no reason not to.
+func (a *agent) unannounced() []controlplane.Finding {
+	if a.host == nil {
+		return nil
+	}
+	n, ok := a.host.Address.(announcer)
+	if !ok {
+		return nil
+	}
+	err := n.Trouble()
+	if err == nil {
+		return nil
+	}
+	return []controlplane.Finding{{What: "it cannot tell the network where the virtual IP is, so clients would look for the API elsewhere for up to a minute: " + err.Error(),
+		Do: "`systemctl status relevo-packet.socket` and `systemctl restart relevo-packet.socket`; it is tried again by itself"}}
 }
 
 func readMasterFacts(path string) (m masterFacts, err error) {

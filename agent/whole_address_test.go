@@ -2,10 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/lease"
 )
 
@@ -17,6 +21,17 @@ func (d *testAddress) Claim(ctx context.Context, _ uint64) error { return d.Anno
 func (d *testAddress) Release(context.Context) error             { return nil }
 func (d *testAddress) Defend(context.Context) (net.HardwareAddr, error) {
 	return nil, nil
+}
+
+func (d *testAddress) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+func (d *testAddress) Trouble() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mute
 }
 
 func (d *testAddress) Announce(context.Context) error {
@@ -65,6 +80,40 @@ func TestWholeAddress(t *testing.T) {
 		w.isolate(away, false)
 		w.until(20*time.Second, away.name+" knows the new master", func() bool { return knows(away) == m.name })
 		w.until(time.Minute, "n1 is a standby", func() bool { return n1.agent.phase() == lease.Standby })
+	})
+}
+
+// TestWholeMute: that a host could not tell the network where the virtual IP is is in the
+// status of all, and keeps it from nothing.
+func TestWholeMute(t *testing.T) {
+	founded(t, "n1 n2 n3", func(t *testing.T, w *world) {
+		n1, n2 := w.host("n1"), w.host("n2")
+		told := func() bool {
+			st, err := n1.agent.Status(t.Context())
+			return err == nil && slices.ContainsFunc(st.Problems, func(p api.Problem) bool {
+				return strings.HasPrefix(p.What, "n2: it cannot tell the network where the virtual IP is") && strings.Contains(p.What, "nobody listens") &&
+					strings.Contains(p.Do, "systemctl status relevo-packet.socket") && p.Severity == api.Warning
+			})
+		}
+		if told() {
+			t.Error("told before it was so")
+		}
+		mute := func(err error) {
+			n2.mu.Lock()
+			defer n2.mu.Unlock()
+			n2.mute = err
+		}
+		mute(errors.New("nobody listens"))
+		if !told() {
+			t.Error("nobody was told")
+		}
+		if why := n2.agent.candidate(w.now()); !why.Ready {
+			t.Errorf("it is kept from taking over: %+v", why)
+		}
+		mute(nil)
+		if told() {
+			t.Error("told after it was over")
+		}
 	})
 }
 

@@ -52,6 +52,7 @@ type testHost struct {
 	faults     []controlplane.Finding
 	standing   int    // how often its standby units were started
 	neighbour  string // where this host's table has the virtual IP
+	mute       error  // why it can announce no address
 }
 
 // dataState is a datastore: its rows by revision, and the term that wrote it.

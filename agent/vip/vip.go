@@ -36,13 +36,18 @@ const (
 type Config struct {
 	Prefix    netip.Prefix // IPv4
 	Interface string       // "" = the one whose network holds the address
-	Log       *slog.Logger
+	// Service is where packet sockets are asked for by who may not open them: SocketPath, by
+	// an agent, which then has to call Run; "" = nowhere.
+	Service string
+	Log     *slog.Logger
 }
 
 // Address is the virtual IP on this host.
 type Address struct {
 	cfg       Config
+	sockets   *pool
 	contested atomic.Bool // somebody else answers for it, too
+	owed      atomic.Bool // it is here, and nobody was told
 }
 
 // New makes it; nothing is done yet.
@@ -50,8 +55,25 @@ func New(cfg Config) (*Address, error) {
 	if !cfg.Prefix.Addr().Is4() {
 		return nil, fmt.Errorf("virtual IP %v: only IPv4 can be taken over so far", cfg.Prefix)
 	}
-	return &Address{cfg: cfg}, nil
+	return &Address{cfg: cfg, sockets: newPool(cfg.Service, cfg.Log)}, nil
 }
+
+// Run has packet sockets ready for the moment in which they are needed, until ctx ends; see
+// packet.go.
+func (a *Address) Run(ctx context.Context) error {
+	return a.sockets.run(ctx, func(ctx context.Context) {
+		if !a.owed.Load() {
+			return
+		}
+		if err := a.Announce(ctx); err != nil && ctx.Err() == nil {
+			a.cfg.Log.Warn("virtual IP not announced", "ip", a.IP().String(), "err", err)
+		}
+	})
+}
+
+// Trouble is why this host could take the address now but neither ask who has it nor tell
+// anybody; nil if it can.
+func (a *Address) Trouble() error { return a.sockets.trouble() }
 
 // IP is the address.
 func (a *Address) IP() netip.Addr { return a.cfg.Prefix.Addr() }
@@ -98,6 +120,11 @@ func (a *Address) Held() (bool, error) {
 // Claim takes the address for term: asks who has it, adds it, and tells everybody.
 // An old master that is cut off from the voters but not from the network may still
 // have it for a moment, so Claim waits a little; then it takes it all the same.
+//
+// Where no packet socket can be had nobody can be asked or told. That fails no promotion:
+// the lease has decided, an API without an announcement is found as soon as the neighbours'
+// tables are out of date (45 s at most), and on the next host it may be no better. They are
+// told as soon as there is a socket.
 func (a *Address) Claim(ctx context.Context, term uint64) error {
 	l, err := a.link()
 	if err != nil {
@@ -106,7 +133,10 @@ func (a *Address) Claim(ctx context.Context, term uint64) error {
 	if held, err := a.Held(); err != nil {
 		return err
 	} else if !held {
-		if err := a.waitFree(ctx, l, term); err != nil {
+		switch err := a.waitFree(ctx, l, term); {
+		case isNoSocket(err):
+			a.cfg.Log.Error("virtual IP is taken without asking who has it", "ip", a.IP().String(), "term", term, "err", err)
+		case err != nil:
 			return err
 		}
 		// /32: the address must not change which source address this host uses, nor
@@ -117,7 +147,7 @@ func (a *Address) Claim(ctx context.Context, term uint64) error {
 		}
 		a.cfg.Log.Info("virtual IP taken", "ip", a.IP().String(), "interface", l.Attrs().Name, "term", term)
 	}
-	return a.announce(ctx, l)
+	return a.tell(ctx, l)
 }
 
 // Announce tells everybody once more that the address is here, if it is.
@@ -130,7 +160,21 @@ func (a *Address) Announce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.announce(ctx, l)
+	return a.tell(ctx, l)
+}
+
+// tell announces the address, or owes it to the neighbours until it can.
+func (a *Address) tell(ctx context.Context, l netlink.Link) error {
+	was := a.owed.Swap(true) // before it is tried: a socket may come while it fails
+	err := a.announce(ctx, l)
+	if !isNoSocket(err) {
+		a.owed.Store(false)
+		return err
+	}
+	if !was {
+		a.cfg.Log.Error("virtual IP is here and nobody was told: clients may look for it elsewhere for up to a minute", "ip", a.IP().String(), "err", err)
+	}
+	return nil
 }
 
 // Hardware is the Ethernet address of the interface that the address is for.
@@ -189,6 +233,9 @@ func (a *Address) Defend(ctx context.Context) (net.HardwareAddr, error) {
 		return nil, err
 	}
 	owner, err := a.Probe(ctx, l)
+	if isNoSocket(err) {
+		return nil, nil // Run has said so
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +248,7 @@ func (a *Address) Defend(ctx context.Context) (net.HardwareAddr, error) {
 }
 
 func (a *Address) announce(ctx context.Context, l netlink.Link) error {
-	s, err := openSocket(l)
+	s, err := a.socket(ctx, l)
 	if err != nil {
 		return fmt.Errorf("announce the virtual IP %v: %w", a.IP(), err)
 	}
@@ -226,6 +273,7 @@ func (a *Address) announce(ctx context.Context, l netlink.Link) error {
 
 // Release gives the address up; it may be gone already.
 func (a *Address) Release(context.Context) error {
+	a.owed.Store(false)
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
 		return fmt.Errorf("give up the virtual IP %v: %w", a.IP(), err)
@@ -248,7 +296,7 @@ func (a *Address) Release(context.Context) error {
 
 // Probe asks on a link who has the address; nil = nobody answered.
 func (a *Address) Probe(ctx context.Context, l netlink.Link) (net.HardwareAddr, error) {
-	s, err := openSocket(l)
+	s, err := a.socket(ctx, l)
 	if err != nil {
 		return nil, fmt.Errorf("ask who has the virtual IP %v: %w", a.IP(), err)
 	}
@@ -270,29 +318,31 @@ func (a *Address) Probe(ctx context.Context, l netlink.Link) (net.HardwareAddr, 
 // socket sends and hears ARP on one link.
 type socket struct {
 	fd    int
+	back  func()
 	hw    net.HardwareAddr
 	index int
 }
 
-func openSocket(l netlink.Link) (*socket, error) {
+// socket is one on a link.
+func (a *Address) socket(ctx context.Context, l netlink.Link) (*socket, error) {
 	hw := l.Attrs().HardwareAddr
 	if len(hw) != 6 {
 		return nil, fmt.Errorf("interface %s has no Ethernet address", l.Attrs().Name)
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(etherARP)))
+	fd, back, err := a.sockets.take(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open a packet socket: %w", err)
+		return nil, err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(etherARP), Ifindex: l.Attrs().Index}); err != nil {
-		unix.Close(fd)
+	if err := bind(fd, l.Attrs().Index); err != nil {
+		back()
 		return nil, fmt.Errorf("listen on %s: %w", l.Attrs().Name, err)
 	}
-	return &socket{fd, hw, l.Attrs().Index}, nil
+	return &socket{fd, back, hw, l.Attrs().Index}, nil
 }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 } // Linux runs little-endian on every board we ship for
 
-func (s *socket) close() { unix.Close(s.fd) }
+func (s *socket) close() { s.back() }
 
 func (s *socket) send(f frame) error {
 	sa := &unix.SockaddrLinklayer{Protocol: htons(etherARP), Ifindex: s.index, Halen: 6}

@@ -183,7 +183,7 @@ func TestTakeOver(t *testing.T) {
 		t.Errorf("host 2 knew %s and now nothing", before)
 	}
 	run[0](func() {
-		bad := Address{cfg: Config{Prefix: netip.MustParsePrefix("192.168.9.9/24"), Log: a.cfg.Log}}
+		bad, _ := New(Config{Prefix: netip.MustParsePrefix("192.168.9.9/24"), Log: a.cfg.Log})
 		if err := bad.Claim(ctx, 1); err == nil {
 			t.Error("an address of no network was taken")
 		}

@@ -18,6 +18,7 @@ import (
 
 	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/vip"
 	"relevo.dev/relevo/systemd"
 )
 
@@ -104,6 +105,9 @@ func (a *app) examine(ctx context.Context, cfg *config.Config) []finding {
 	others, st := askOthers(ctx, a)
 	out := append(others, checkBoard(cfg)...)
 	out = append(out, checkNetwork(ctx, cfg, agent.WhoHas, st)...)
+	if c := cfg.Candidate; c != nil && c.VIP != nil {
+		out = append(out, judgePacketSocket(vip.TryService(ctx), st != nil))
+	}
 	w, err := m.Watchdog(ctx)
 	if err != nil {
 		out = append(out, finding{"hardware watchdog", resultUnknown, err.Error(), ""})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -139,6 +140,22 @@ func judgeVIP(ctx context.Context, n onboard.Network, vip netip.Addr, ask func(c
 		return finding{f.Check, resultWarning, fmt.Sprintf("%s is the master, and nobody answers for %s", st.Master.Node, vip), "do they share a network with this host? `relevo status` on the master says whether it has the address"}
 	}
 	f.What += " is where it should be, and outside of what is known of DHCP"
+	return f
+}
+
+// judgePacketSocket: err is what became of asking for one as the agent does, which may not
+// open any; it is started and stopped with it.
+func judgePacketSocket(err error, running bool) finding {
+	f := finding{Check: "packet socket", Result: resultOK, What: "relevo-packet.socket hands them out: the virtual IP can be announced"}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return finding{f.Check, resultUnknown, err.Error(), "run it as root"}
+	case err != nil && !running:
+		return finding{f.Check, resultUnknown, err.Error(), "it is there when relevo.service runs"}
+	case err != nil:
+		return finding{f.Check, resultWrong, "the virtual IP cannot be announced, so clients would look for the API elsewhere for up to a minute: " + err.Error(),
+			"see `systemctl status relevo-packet.socket` and `journalctl -u 'relevo-packet@*'`; `systemctl restart relevo-packet.socket`"}
+	}
 	return f
 }
 

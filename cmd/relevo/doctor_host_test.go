@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/netip"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/onboard"
+	"relevo.dev/relevo/agent/vip"
 )
 
 func TestCardIsJudged(t *testing.T) {
@@ -75,6 +77,25 @@ func TestAddressesAreJudged(t *testing.T) {
 	for _, f := range []finding{judgeAddress(t.Context(), n, ask), judgeVIP(t.Context(), n, netip.MustParseAddr("192.168.1.250"), ask, nil)} {
 		if f.Result != resultUnknown || !strings.Contains(f.Do, "root") {
 			t.Errorf("%+v", f)
+		}
+	}
+}
+
+func TestJudgePacketSocket(t *testing.T) {
+	nobody := errors.New("connect: no such file or directory")
+	for name, c := range map[string]struct {
+		err     error
+		running bool
+		result  string
+		do      string
+	}{
+		"there":            {nil, true, resultOK, ""},
+		"not as root":      {&fs.PathError{Op: "connect", Path: vip.SocketPath, Err: fs.ErrPermission}, true, resultUnknown, "root"},
+		"the agent is off": {nobody, false, resultUnknown, "relevo.service"},
+		"not there":        {nobody, true, resultWrong, "systemctl status relevo-packet.socket"},
+	} {
+		if f := judgePacketSocket(c.err, c.running); f.Result != c.result || !strings.Contains(f.Do, c.do) || (f.Do == "") != (c.do == "") {
+			t.Errorf("%s: %+v", name, f)
 		}
 	}
 }

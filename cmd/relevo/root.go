@@ -93,7 +93,7 @@ func newRootCommand(a *app) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	root.AddCommand(newRehearseCommand(a), newRehearsalCommand())
+	root.AddCommand(newRehearseCommand(a), newRehearsalCommand(), newPacketSocketCommand(a))
 	root.SetHelpCommandGroupID("host")
 	root.SetCompletionCommandGroupID("host")
 	root.InitDefaultHelpCmd()

@@ -23,10 +23,22 @@ func packages(t *testing.T, c *cluster) {
 	m, other, n4 := c.nodes[0], c.nodes[2], c.nodes[3]
 
 	c.run("what the unit may do", func(t *testing.T) {
-		out, err := m.Run(within(t, 30*time.Second), "systemd-analyze", "security", "--no-pager", "relevo.service")
-		ok(t, err)
-		lines := strings.Split(strings.TrimSpace(out), "\n")
-		t.Log(lines[len(lines)-1])
+		// 0 is the best, 10 the worst. The second is a template: its file is judged.
+		for _, u := range []struct {
+			unit   []string
+			atMost float64
+		}{{[]string{"relevo.service"}, 2.0}, {[]string{"--offline=true", "/usr/lib/systemd/system/relevo-packet@.service"}, 1.1}} {
+			out, err := m.Run(within(t, 30*time.Second), append([]string{"systemd-analyze", "security", "--no-pager"}, u.unit...)...)
+			ok(t, err)
+			lines := strings.Split(strings.TrimSpace(out), "\n")
+			last := lines[len(lines)-1]
+			t.Log(last)
+			_, level, _ := strings.Cut(last, ": ")
+			var is float64
+			if _, err := fmt.Sscan(level, &is); err != nil || is == 0 || is > u.atMost {
+				t.Errorf("exposure %q of %v (%v), %.1f is wanted\n%s", last, u.unit, err, u.atMost, out)
+			}
+		}
 		for file, want := range map[string]string{"/etc/relevo/gossip.key": "600", "/etc/relevo/pki/node.key": "600", "/etc/relevo/pki/ca.key": "600",
 			"/run/relevo/lease": "600", "/var/lib/relevo": "700", "/etc/relevo": "750"} {
 			if mode, err := m.Run(within(t, 10*time.Second), "stat", "-c", "%a", file); err != nil || strings.TrimSpace(mode) != want {
@@ -34,6 +46,8 @@ func packages(t *testing.T, c *cluster) {
 			}
 		}
 	})
+
+	c.run("packet sockets", func(t *testing.T) { packetSockets(t, c, m, n4) })
 
 	c.run("metrics and health for machines", func(t *testing.T) {
 		for path, want := range map[string]string{"metrics": "\nrelevo_is_master 1\n", "healthz": "ok\n", "readyz": "ok\n"} {
@@ -103,10 +117,13 @@ func packages(t *testing.T, c *cluster) {
 	c.run("purge", func(t *testing.T) {
 		_, err := n4.Run(within(t, time.Minute), "apt-get", "purge", "-y", "-q", "relevo")
 		ok(t, err)
-		for _, p := range []string{"/etc/relevo", "/var/lib/relevo", "/run/relevo", "/usr/bin/relevo", "/usr/lib/systemd/system/relevo.service", "/etc/systemd/system/multi-user.target.wants/relevo.service", "/var/lib/systemd/deb-systemd-helper-enabled/relevo.service.dsh-also"} {
+		for _, p := range []string{"/etc/relevo", "/var/lib/relevo", "/run/relevo", "/usr/bin/relevo", "/usr/lib/systemd/system/relevo.service", "/usr/lib/systemd/system/relevo-packet.socket", "/etc/systemd/system/multi-user.target.wants/relevo.service", "/var/lib/systemd/deb-systemd-helper-enabled/relevo.service.dsh-also"} {
 			if _, err := n4.Run(within(t, 10*time.Second), "stat", p); err == nil {
 				t.Errorf("purge left %s", p)
 			}
+		}
+		if state, err := n4.UnitState(within(t, 10*time.Second), "relevo-packet.socket"); err != nil || state == "active" {
+			t.Errorf("after the purge relevo-packet.socket is %s (%v)", state, err)
 		}
 		if _, err := n4.Run(within(t, 10*time.Second), "getent", "group", "relevo"); err == nil {
 			t.Error("purge left the group")
