@@ -51,11 +51,13 @@ func (a *agent) leaveIfScarce(ctx context.Context, r *room) {
 	}
 }
 
-// shouldLeave notes why this host should not stay the master.
-func (a *agent) shouldLeave(why string, since lease.Time) {
-	if was := a.trouble.Load(); was == nil || !was.now {
+// shouldLeave notes why this host should not stay the master, as seen at some time.
+func (a *agent) shouldLeave(why string, at lease.Time) {
+	if was := a.trouble.Load(); was != nil && was.now {
+		at = was.since
+	} else {
 		a.log.Error("this host should not stay the master", "why", why)
 		a.seenHere.note("should not stay the master: %s", why)
 	}
-	a.trouble.Store(&trouble{why, since, true})
+	a.trouble.Store(&trouble{why, at, true})
 }

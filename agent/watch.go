@@ -16,19 +16,19 @@ import (
 type trouble struct {
 	why   string
 	since lease.Time
-	now   bool // it has lasted long enough already
+	now   bool // it need not last: this host should go
 }
 
 // troubles tells what goes with a renewal.
 func (a *agent) troubles() (why string, lasts, grace time.Duration) {
+	grace = a.cfg.Candidate.ControlPlane.API.Grace
 	if t := a.trouble.Load(); t != nil {
-		why, lasts = t.why, a.clock()-t.since
-		why = why[:min(len(why), maxWhy)]
+		why, lasts = t.why[:min(len(t.why), maxWhy)], a.clock()-t.since
 		if t.now {
-			lasts = max(lasts, a.cfg.Candidate.ControlPlane.API.Grace)
+			grace = min(grace, 1) // 0 = for ever stays that
 		}
 	}
-	return why, lasts, a.cfg.Candidate.ControlPlane.API.Grace
+	return why, lasts, grace
 }
 
 // watchAPI looks after the API and the address of a master. systemd restarts what fails;

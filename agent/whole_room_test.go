@@ -44,7 +44,7 @@ func TestWholeScarce(t *testing.T) {
 			t.Error("what n1 acknowledged is lost")
 		}
 		h := m.agent.quorum.State().History
-		if r := h[len(h)-1].Reason; !strings.Contains(r, "has 20 MB left of 1073 MB") {
+		if r := h[len(h)-1].Reason; !strings.Contains(r, "says of itself: the file system of its datastore has 20 MB left of 1073 MB") && !strings.Contains(r, "for 1s it has said") {
 			t.Errorf("the reason is %q", r)
 		}
 	})

@@ -88,6 +88,9 @@ func (a *Arbiter) mustGo(now Time) string {
 		return ""
 	}
 	if d := now - a.troubleSince; a.trouble != "" && d >= a.grace {
+		if d < time.Second {
+			return "it says of itself: " + a.trouble
+		}
 		return fmt.Sprintf("for %v it has said of itself: %s", d.Round(time.Second), a.trouble)
 	}
 	if reach, not := a.witnesses(now); len(not) >= 2 && len(not) > len(reach) {
