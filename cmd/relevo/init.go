@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,7 +30,8 @@ type initFlags struct {
 	another                bool   // though there is a cluster on this network
 	backend                string // that was looked with; "" = none
 	near                   []api.Neighbour
-	neighbours             func(ctx context.Context, backend string) []api.Neighbour
+	neighbours             func(ctx context.Context, backend string) []api.Neighbour // until ctx ends
+	again                  time.Duration                                             // see lookAgain
 	look                   func(root string) onboard.Found
 	survey                 func(ifname string) (onboard.Network, error)
 	whoHas                 func(ctx context.Context, ifname string, ip netip.Addr) (string, error)
@@ -41,7 +41,7 @@ type initFlags struct {
 }
 
 func newInitCommand(a *app) *cobra.Command {
-	f := initFlags{neighbours: lookForClusters, look: onboard.Look, survey: agent.Survey, whoHas: agent.WhoHas, systemd: systemdRuns}
+	f := initFlags{neighbours: agent.Neighbours, again: lookAgain, look: onboard.Look, survey: agent.Survey, whoHas: agent.WhoHas, systemd: systemdRuns}
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Found a cluster on this host",
@@ -123,10 +123,15 @@ func (f *initFlags) run(ctx context.Context, a *app) error {
 	if err := f.lookAround(ctx, p); err != nil {
 		return err
 	}
+	meanwhile := f.looking(ctx)
 	if p.existing == nil {
-		if err := f.propose(ctx, p); err != nil {
-			return err
-		}
+		err = f.propose(ctx, p)
+	}
+	if now := meanwhile(); err == nil {
+		err = f.overtaken(now)
+	}
+	if err != nil {
+		return err
 	}
 	if err := p.found(f.out, f.cluster, f.node); err != nil {
 		return err
@@ -282,13 +287,9 @@ func (f *initFlags) welcome(ctx context.Context, a *app) error {
 	f.say("The agent is started, now and at every boot.\n")
 	wait, cancel := context.WithTimeout(ctx, welcomeWait)
 	defer cancel()
-	var near []api.Neighbour
-	var looking sync.WaitGroup
-	if f.backend != "" {
-		looking.Go(func() { near = f.neighbours(wait, f.backend) })
-	}
+	others := f.looking(ctx)
+	defer others() // also where it ends before
 	s, err := settled(wait, c)
-	looking.Wait()
 	if err != nil {
 		return fmt.Errorf("the cluster is founded, but its agent does not answer: %w; `journalctl -u relevo -n 50` tells why", err)
 	}
@@ -300,7 +301,13 @@ func (f *initFlags) welcome(ctx context.Context, a *app) error {
 		return fmt.Errorf("the cluster is founded, but there is no token for the other hosts: %w; `sudo relevo token create` makes one", err)
 	}
 	f.say("\nOn every other host, within the hour:\n\n  sudo relevo join %s", clean(done.Token))
-	f.alsoFounded(near, s.ClusterID)
+	if f.backend != "" {
+		select {
+		case <-ctx.Done():
+		case <-time.After(f.again):
+		}
+	}
+	f.alsoFounded(others(), s.ClusterID)
 	return nil
 }
 

@@ -7,23 +7,22 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/peer"
 )
 
-// lookFor is how long `relevo init` looks for clusters that are there already: an agent
-// answers within a fraction of a second.
-const lookFor = 3 * time.Second
-
-func lookForClusters(ctx context.Context, backend string) []api.Neighbour {
-	ctx, cancel := context.WithTimeout(ctx, lookFor)
-	defer cancel()
-	return agent.Neighbours(ctx, backend)
-}
+const (
+	// lookFor is how long `relevo init` looks for clusters that are there already: an agent
+	// answers within a fraction of a second.
+	lookFor = 3 * time.Second
+	// lookAgain is how long it looks once more, from the moment when its own cluster has settled:
+	// somebody who founded one without seeing that needs about as long until it is announced.
+	lookAgain = 5 * time.Second
+)
 
 // lookAround looks whether somebody has run init on this network before: two clusters are
 // founded by mistake more often than not.
@@ -36,6 +35,8 @@ func (f *initFlags) lookAround(ctx context.Context, p *place) error {
 		return nil
 	}
 	f.backend = backend
+	ctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
 	f.near = f.neighbours(ctx, backend)
 	name := f.cluster
 	if name == "" && p.existing != nil {
@@ -47,13 +48,12 @@ func (f *initFlags) lookAround(ctx context.Context, p *place) error {
 	for _, n := range f.near {
 		f.say("The cluster %s (%.8s…) is on this network already, with %s.", clean(n.Cluster), clean(n.ClusterID), clean(strings.Join(n.Nodes, ", ")))
 	}
-	first := f.near[0]
-	instead := fmt.Sprintf("to enter %s, run `sudo relevo token create` on %s, and `sudo relevo join TOKEN` here", clean(first.Cluster), clean(first.Nodes[0]))
+	instead := f.instead(f.near[0])
 	if !f.another {
 		if f.ask == nil {
 			return fmt.Errorf("nothing was founded: %s; to found a cluster beside it, use --another", instead)
 		}
-		f.say("  Most often that is the one to enter: %s.", strings.TrimPrefix(instead, "to enter "+clean(first.Cluster)+", "))
+		f.say("  Most often that is the one to enter: %s.", strings.TrimPrefix(instead, "to enter "+clean(f.near[0].Cluster)+", "))
 		answer, err := f.question("Found another cluster beside it", "no", yesOrNo)
 		if err != nil {
 			return err
@@ -68,9 +68,37 @@ func (f *initFlags) lookAround(ctx context.Context, p *place) error {
 	return nil
 }
 
-// alsoFounded looks once more, when this host's agent announces itself: if somebody ran init
-// on another host at the same moment, neither was there to be found by the other. own is the
-// ID of the cluster that was founded here.
+func (f *initFlags) instead(n api.Neighbour) string {
+	return fmt.Sprintf("to enter %s, run `sudo relevo token create` on %s, and `sudo relevo join TOKEN` here", clean(n.Cluster), clean(n.Nodes[0]))
+}
+
+// looking looks for clusters until found is called, or ctx ends.
+func (f *initFlags) looking(ctx context.Context) (found func() []api.Neighbour) {
+	if f.backend == "" {
+		return func() []api.Neighbour { return nil }
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	out := make(chan []api.Neighbour, 1)
+	go func() { out <- f.neighbours(ctx, f.backend) }() // found waits for it
+	return sync.OnceValue(func() []api.Neighbour {
+		cancel()
+		return <-out
+	})
+}
+
+// overtaken refuses to found a cluster if somebody founded one while it was looked whose
+// addresses are free, and a person was asked.
+func (f *initFlags) overtaken(now []api.Neighbour) error {
+	if f.another || len(f.near) > 0 || len(now) == 0 {
+		return nil
+	}
+	return fmt.Errorf("nothing was founded: somebody founded the cluster %s a moment ago, with %s: %s; to found a cluster beside it, use --another",
+		clean(now[0].Cluster), clean(strings.Join(now[0].Nodes, ", ")), f.instead(now[0]))
+}
+
+// alsoFounded tells, when this host's agent announces itself, of a cluster that was not there
+// before: if somebody ran init on another host at the same moment, neither was there to be
+// found by the other. own is the ID of the cluster that was founded here.
 func (f *initFlags) alsoFounded(near []api.Neighbour, own string) {
 	for _, n := range near {
 		known := slices.ContainsFunc(f.near, func(o api.Neighbour) bool { return o.ClusterID == n.ClusterID })
@@ -83,7 +111,7 @@ func (f *initFlags) alsoFounded(near []api.Neighbour, own string) {
 		}
 		f.say("\nAt the same moment the cluster %s (%.8s…) was founded on this network, with %s. They are two, and nothing is merged.", clean(n.Cluster), clean(n.ClusterID), clean(strings.Join(n.Nodes, ", ")))
 		f.say("If one of them is a mistake, keep the one whose control plane has the data; if none has any, keep %s.", keep)
-		f.say("docs/headless.md, Two clusters, says how the hosts of the other are given to it.")
+		f.say("On each host of the one that goes: `sudo relevo join --leave-old TOKEN`, with a token of the other.")
 	}
 }
 

@@ -216,3 +216,23 @@ func TestJoinLooks(t *testing.T) {
 		}
 	}
 }
+
+// TestInitOvertaken: a cluster that is founded while init looks for a free address, or asks, is
+// not founded beside by accident.
+func TestInitOvertaken(t *testing.T) {
+	home := []api.Neighbour{{Cluster: "home", ClusterID: "5f2a9c0b1d3e4f60", Nodes: []string{"n2"}}}
+	for another, fails := range map[bool]string{false: "somebody founded the cluster home a moment ago, with n2: to enter home, run `sudo relevo token create` on n2", true: ""} {
+		looked := 0
+		n := newcomer{found: onboard.Found{Kind: onboard.Nothing}, flags: initFlags{yes: true, another: another, neighbours: func(context.Context, string) []api.Neighbour {
+			if looked++; looked == 1 {
+				return nil
+			}
+			return home
+		}}}
+		cfg, out, err := n.init(t)
+		outcome(t, fails, cfg, out, err)
+		if looked != 2 {
+			t.Errorf("it looked %d times", looked)
+		}
+	}
+}

@@ -53,12 +53,10 @@ func TestJoin(t *testing.T) {
 		g.Go(func() error { return c.installDeb(gctx, n, deb) })
 	}
 	ok(t, g.Wait())
-	n1, n4 := c.nodes[0], c.nodes[3]
 	begin := time.Now()
-	_, err = n1.typed(ctx, "relevo init --cluster home")
-	ok(t, err)
-	_, err = n1.Run(ctx, "systemctl", "start", "relevo.service") // where init did not
-	ok(t, err)
+	c.initTogether()
+	n1, n4 := c.nodes[0], c.nodes[3]
+	t.Logf("two inits at once: %.1f s", time.Since(begin).Seconds())
 	var token string
 	ok(t, hosts.Until(ctx, "a token", func(ctx context.Context) error {
 		out, err := n1.typed(ctx, "relevo token create --uses 2")
@@ -70,7 +68,7 @@ func TestJoin(t *testing.T) {
 		return err
 	}))
 	for _, n := range c.nodes[1:3] {
-		out, err := n.typed(ctx, "relevo join "+strings.ToLower(token))
+		out, err := n.typed(ctx, "relevo join --leave-old "+strings.ToLower(token))
 		ok(t, err)
 		t.Logf("%s:\n%s", n.Name, out)
 	}
@@ -108,6 +106,47 @@ func TestJoin(t *testing.T) {
 	c.run("a second init on the same network", func(t *testing.T) { c.secondInit(n1, n4) })
 	c.run("a board that is removed says so, and joins again", func(t *testing.T) { c.removedBoard(n1, c.nodes[2]) })
 	c.run("another board takes the name of one that is dead", func(t *testing.T) { c.deadBoard(n1, c.nodes[1], n4) })
+}
+
+// initTogether types init on two hosts at the same moment. No two clusters come of it that
+// nobody is told of: each says that there is the other one, and the same of which to keep; or
+// one founds nothing, and says what to do instead. The first of the hosts has a cluster then.
+func (c *cluster) initTogether() {
+	c.t.Helper()
+	ctx := within(c.t, 2*time.Minute)
+	both := c.nodes[:2]
+	said, errs := make([]string, 2), make([]error, 2)
+	var g errgroup.Group
+	for i, n := range both {
+		g.Go(func() error {
+			said[i], errs[i] = n.typed(ctx, "relevo init --cluster home")
+			return nil
+		})
+	}
+	g.Wait()
+	keep := map[string]int{}
+	for i, n := range both {
+		c.t.Logf("%s: %v\n%s", n.Name, errs[i], said[i])
+		text := strings.Join(strings.Fields(said[i]), " ")
+		switch {
+		case errs[i] != nil:
+			if !strings.Contains(text, "nothing was founded") || !strings.Contains(text, "relevo join TOKEN") || errs[1-i] != nil {
+				c.t.Errorf("%s founds nothing, and not for the other: %v", n.Name, errs[i])
+			}
+		case errs[1-i] == nil && !strings.Contains(text, "At the same moment the cluster home"):
+			c.t.Errorf("%s does not say that there is another cluster", n.Name)
+		case strings.Contains(text, "keep this one"):
+			keep["this one"]++
+		case strings.Contains(text, "keep the other"):
+			keep["the other"]++
+		}
+	}
+	if errs[0] == nil && errs[1] == nil && (keep["this one"] != 1 || keep["the other"] != 1) {
+		c.t.Errorf("the two do not say the same of which to keep: %v", keep)
+	}
+	if errs[0] != nil {
+		both[0], both[1] = both[1], both[0]
+	}
 }
 
 // newToken makes a token, for which there is one more argument or none.
