@@ -87,6 +87,7 @@ var typeNames = map[string]string{
 	"_raop._tcp":            "AirPlay speaker",
 	"_rdp._tcp":             "remote desktop",
 	"_relevo._tcp":          "relevo agent",
+	"_relevo-init._tcp":     "relevo init",
 	"_rfb._tcp":             "remote desktop (VNC)",
 	"_rsync._tcp":           "rsync",
 	"_rtsp._tcp":            "camera stream",

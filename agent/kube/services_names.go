@@ -16,7 +16,7 @@ const unknownType = "_kube-service._tcp"
 
 // reserved types are the agents' own: whoever may make a Service could otherwise send
 // people who look for the API elsewhere.
-var reserved = map[string]bool{"_relevo._tcp": true, "_kubernetes._tcp": true}
+var reserved = map[string]bool{"_relevo._tcp": true, "_kubernetes._tcp": true, "_relevo-init._tcp": true}
 
 // byNumber is what is spoken on ports whose number says it.
 var byNumber = map[int]string{

@@ -32,6 +32,7 @@ type initFlags struct {
 	near                   []api.Neighbour
 	neighbours             func(ctx context.Context, backend string) []api.Neighbour // until ctx ends
 	again                  time.Duration                                             // see lookAgain
+	begin                  func(ctx context.Context, backend, node, init string) founding
 	look                   func(root string) onboard.Found
 	survey                 func(ifname string) (onboard.Network, error)
 	whoHas                 func(ctx context.Context, ifname string, ip netip.Addr) (string, error)
@@ -41,7 +42,10 @@ type initFlags struct {
 }
 
 func newInitCommand(a *app) *cobra.Command {
-	f := initFlags{neighbours: agent.Neighbours, again: lookAgain, look: onboard.Look, survey: agent.Survey, whoHas: agent.WhoHas, systemd: systemdRuns}
+	return initCommand(a, initFlags{neighbours: agent.Neighbours, again: lookAgain, begin: beginFounding, look: onboard.Look, survey: agent.Survey, whoHas: agent.WhoHas, systemd: systemdRuns})
+}
+
+func initCommand(a *app, f initFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Found a cluster on this host",
@@ -120,6 +124,8 @@ func (f *initFlags) run(ctx context.Context, a *app) error {
 	if id, err := peer.Load(p.pki); err == nil && f.cluster == "" {
 		return fmt.Errorf("%w: %s in %s, by %s; `sudo relevo token create` lets others join", peer.ErrExists, id.Node(), id.Cluster(), p.pki)
 	}
+	race := f.enter(ctx, p)
+	defer race.End()
 	if err := f.lookAround(ctx, p); err != nil {
 		return err
 	}
@@ -129,6 +135,9 @@ func (f *initFlags) run(ctx context.Context, a *app) error {
 	}
 	if now := meanwhile(); err == nil {
 		err = f.overtaken(now)
+	}
+	if err == nil {
+		err = f.decide(race)
 	}
 	if err != nil {
 		return err

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/peer"
@@ -24,20 +28,76 @@ const (
 	lookAgain = 5 * time.Second
 )
 
+// founding is what this host announces while it may found a cluster: agent.Founding.
+type founding interface {
+	Rivals() []agent.Rival
+	Decided()
+	End()
+}
+
+// race is a founding, and the number by which two decide.
+type race struct {
+	founding
+	own string
+}
+
+func beginFounding(ctx context.Context, backend, node, init string) founding {
+	return agent.BeginFounding(ctx, backend, node, init)
+}
+
+// enter announces, before anything is looked at, that init runs here; so whoever begins within
+// the seconds for which it is looked sees it, or is seen.
+func (f *initFlags) enter(ctx context.Context, p *place) race {
+	f.backend = string(config.BackendAuto)
+	if p.existing != nil {
+		f.backend = string(p.existing.MDNS.Backend)
+	}
+	if f.neighbours == nil || f.backend == string(config.BackendOff) {
+		f.backend = ""
+	}
+	r := race{own: fmt.Sprintf("%016x", rand.Uint64())}
+	if f.backend == "" || f.begin == nil {
+		return r
+	}
+	name := f.node
+	if name == "" {
+		name, _ = os.Hostname()
+	}
+	r.founding = f.begin(ctx, f.backend, cmp.Or(name, "a host without a name"), r.own)
+	return r
+}
+
+// End withdraws the announcement, if there is one.
+func (r race) End() {
+	if r.founding != nil {
+		r.founding.End()
+	}
+}
+
+// decide says whether it is this host that founds a cluster: of several that try at once, the
+// one that has decided already, or has the smallest number.
+func (f *initFlags) decide(r race) error {
+	if r.founding == nil {
+		return nil
+	}
+	for _, x := range r.Rivals() {
+		if !f.another && (x.Founds || x.Init < r.own) {
+			return fmt.Errorf("nothing was founded: `relevo init` runs on %[1]s at the same moment. When it is done there, run `sudo relevo token create` on %[1]s, and `sudo relevo join TOKEN` here; to found a cluster beside it, use --another", clean(x.Name))
+		}
+	}
+	r.Decided()
+	return nil
+}
+
 // lookAround looks whether somebody has run init on this network before: two clusters are
 // founded by mistake more often than not.
 func (f *initFlags) lookAround(ctx context.Context, p *place) error {
-	backend := string(config.BackendAuto)
-	if p.existing != nil {
-		backend = string(p.existing.MDNS.Backend)
-	}
-	if f.neighbours == nil || backend == string(config.BackendOff) {
+	if f.backend == "" {
 		return nil
 	}
-	f.backend = backend
 	ctx, cancel := context.WithTimeout(ctx, lookFor)
 	defer cancel()
-	f.near = f.neighbours(ctx, backend)
+	f.near = f.neighbours(ctx, f.backend)
 	name := f.cluster
 	if name == "" && p.existing != nil {
 		name = p.existing.Cluster

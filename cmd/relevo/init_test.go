@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/onboard"
@@ -233,6 +235,103 @@ func TestInitOvertaken(t *testing.T) {
 		outcome(t, fails, cfg, out, err)
 		if looked != 2 {
 			t.Errorf("it looked %d times", looked)
+		}
+	}
+}
+
+// field is the network as two hosts see it that run init: who announces that it does.
+type field struct {
+	mu   sync.Mutex
+	runs map[string]agent.Rival
+}
+
+// player is one of them.
+type player struct {
+	*field
+	init string
+}
+
+func (p player) Rivals() (out []agent.Rival) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for init, r := range p.runs {
+		if init != p.init {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (p player) Decided() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.runs[p.init]
+	r.Founds = true
+	p.runs[p.init] = r
+}
+
+func (p player) End() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.runs[p.init].Founds { // else its cluster is announced now
+		delete(p.runs, p.init)
+	}
+}
+
+// TestInitRace: of several hosts that found a cluster at once one does, whoever is asked
+// longer; the others found nothing, and say what to do. Who wants another has it.
+func TestInitRace(t *testing.T) {
+	for range 20 {
+		net := &field{runs: map[string]agent.Rival{}}
+		var all, done sync.WaitGroup
+		all.Add(3)
+		fails := make([]error, 3)
+		for i := range fails {
+			n := newcomer{found: onboard.Found{Kind: onboard.Nothing}, flags: initFlags{yes: true,
+				begin: func(_ context.Context, _, node, init string) founding {
+					net.mu.Lock()
+					net.runs[init] = agent.Rival{Name: node, Init: init}
+					net.mu.Unlock()
+					return player{net, init}
+				},
+				neighbours: func(context.Context, string) []api.Neighbour { return nil }}}
+			var once sync.Once
+			look := n.flags.neighbours
+			n.flags.neighbours = func(ctx context.Context, backend string) []api.Neighbour {
+				once.Do(func() { all.Done(); all.Wait() }) // they look at the same time
+				return look(ctx, backend)
+			}
+			done.Go(func() { _, _, fails[i] = n.init(t) })
+		}
+		done.Wait()
+		founded := 0
+		for _, err := range fails {
+			if err == nil {
+				founded++
+			} else if !strings.Contains(err.Error(), "nothing was founded: `relevo init` runs on n1 at the same moment") || !strings.Contains(err.Error(), "relevo join TOKEN") {
+				t.Error(err)
+			}
+		}
+		if founded != 1 || len(net.runs) != 1 {
+			t.Errorf("%d founded a cluster, %d are announced still: %v", founded, len(net.runs), fails)
+		}
+	}
+	f := initFlags{}
+	for what, c := range map[string]struct {
+		own     string
+		rival   agent.Rival
+		another bool
+		founds  bool
+	}{
+		"smaller":                 {"01", agent.Rival{Name: "n2", Init: "02"}, false, true},
+		"larger":                  {"03", agent.Rival{Name: "n2", Init: "02"}, false, false},
+		"smaller, but later":      {"01", agent.Rival{Name: "n2", Init: "02", Founds: true}, false, false},
+		"another, though it lost": {"03", agent.Rival{Name: "n2", Init: "02", Founds: true}, true, true},
+	} {
+		f.another = c.another
+		net := &field{runs: map[string]agent.Rival{c.rival.Init: c.rival, c.own: {Init: c.own}}}
+		if err := f.decide(race{player{net, c.own}, c.own}); (err == nil) != c.founds || net.runs[c.own].Founds != c.founds {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

@@ -70,7 +70,6 @@ func (b box) left() (out []string) {
 // TestJoinLeavesOld: a host of another cluster goes over by one command, and what it had
 // is whole in a folder beside; it does not if it is not let in.
 func TestJoinLeavesOld(t *testing.T) {
-	t.Parallel() // init looks around for some seconds
 	a, b, shed := newBox(t), newBox(t), newBox(t)
 	a.must("", "init", "--cluster", "home", "--node", "n1")
 	shed.must("", "init", "--cluster", "shed", "--node", "s1")
@@ -137,7 +136,6 @@ func TestJoinLeavesOld(t *testing.T) {
 
 // TestJoinLeavesOldCut: power goes at any moment of it, and the same line is typed again.
 func TestJoinLeavesOldCut(t *testing.T) {
-	t.Parallel()
 	a, shed := newBox(t), newBox(t)
 	a.must("", "init", "--cluster", "home", "--node", "n1")
 	shed.must("", "init", "--cluster", "shed", "--node", "s1")
@@ -166,7 +164,6 @@ func TestJoinLeavesOldCut(t *testing.T) {
 // TestInvitationByANewerCA: the CA was changed while a host was away, and somebody invites it
 // again.
 func TestInvitationByANewerCA(t *testing.T) {
-	t.Parallel()
 	a, b := newBox(t), newBox(t)
 	a.must("", "init", "--cluster", "home", "--node", "n1")
 	b.must(a.must("", "invite", "n2"), "join", "-")
@@ -201,7 +198,6 @@ func TestInvitationByANewerCA(t *testing.T) {
 
 // TestMasterLeavesNothing: no host goes over while it is the master, or runs a control plane.
 func TestMasterLeavesNothing(t *testing.T) {
-	t.Parallel()
 	a, shed := newBox(t), newBox(t)
 	a.must("", "init", "--cluster", "home", "--node", "n1")
 	shed.must("", "init", "--cluster", "shed", "--node", "s1")

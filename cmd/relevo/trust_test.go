@@ -9,8 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/onboard"
 	"relevo.dev/relevo/agent/peer"
 )
 
@@ -25,10 +27,11 @@ func newBox(t *testing.T) box { return box{t: t, dir: t.TempDir()} }
 
 func (b box) path(p string) string { return filepath.Join(b.dir, p) }
 
-// relevo runs one of the three commands with all paths in the box.
+// relevo runs one of the three commands with all paths in the box. Nobody is looked for on
+// this machine's network, and nothing announced there.
 func (b box) relevo(stdin string, args ...string) (string, error) {
 	b.t.Helper()
-	cmd := newInitCommand(&app{env: func(string) string { return "" }})
+	cmd := initCommand(&app{env: func(string) string { return "" }}, initFlags{look: onboard.Look, survey: agent.Survey, whoHas: agent.WhoHas, systemd: systemdRuns})
 	switch args[0] {
 	case "invite":
 		cmd = newInviteCommand(&app{socket: b.socket, env: func(string) string { return "" }})

@@ -108,9 +108,9 @@ func TestJoin(t *testing.T) {
 	c.run("another board takes the name of one that is dead", func(t *testing.T) { c.deadBoard(n1, c.nodes[1], n4) })
 }
 
-// initTogether types init on two hosts at the same moment. No two clusters come of it that
-// nobody is told of: each says that there is the other one, and the same of which to keep; or
-// one founds nothing, and says what to do instead. The first of the hosts has a cluster then.
+// initTogether types init on two hosts at the same moment. One founds a cluster, the other
+// nothing, and says what to do instead. Should they not hear of each other in time, both say
+// that there are two, and the same of which to keep. The first of the hosts has a cluster then.
 func (c *cluster) initTogether() {
 	c.t.Helper()
 	ctx := within(c.t, 2*time.Minute)
