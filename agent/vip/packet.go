@@ -205,10 +205,12 @@ func (p *pool) fill(ctx context.Context, wanted bool) error {
 // note remembers how the last request went, and logs when that has changed.
 func (p *pool) note(err error) {
 	p.mu.Lock()
-	was := p.err
+	was, some := p.err, p.total > 0
 	p.err = err
 	p.mu.Unlock()
 	switch {
+	case err != nil && some:
+		p.log.Debug("no further packet socket for the virtual IP", "err", err)
 	case err != nil && (was == nil || was.Error() != err.Error()):
 		p.log.Warn("no packet socket for the virtual IP: it cannot be announced; see `systemctl status relevo-packet.socket`", "err", err)
 	case err == nil && was != nil:

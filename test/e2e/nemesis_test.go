@@ -145,6 +145,7 @@ var nemeses = []nemesis{
 		ok(t, m.Boot(within(t, time.Minute)))
 	}},
 	{"the agent's loop hangs", func(t *testing.T, c *cluster, r *rand.Rand) { c.hang(t, c.mustMaster()) }},
+	{"power cut of the master, and no packet sockets to be had", func(t *testing.T, c *cluster, _ *rand.Rand) { c.muteFailover(t) }},
 	{"systemctl restart of an agent", func(t *testing.T, c *cluster, r *rand.Rand) {
 		_, err := c.any(r).Run(within(t, time.Minute), "systemctl", "restart", "relevo.service")
 		ok(t, err)

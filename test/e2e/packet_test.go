@@ -88,3 +88,33 @@ func packetSockets(t *testing.T, c *cluster, master, voter *node) {
 	told(false)
 	c.waitReady(time.Minute, master.Name, c.term)
 }
+
+// muteFailover has the virtual IP move without anybody being told: it is served all the
+// same, as soon as who asks for it has given up on the old place.
+func (c *cluster) muteFailover(t *testing.T) {
+	candidates := c.nodes[:3]
+	for _, n := range candidates {
+		_, err := n.Script(within(t, time.Minute), "systemctl mask --runtime --now "+packetSocket+" && systemctl restart relevo.service")
+		ok(t, err)
+	}
+	c.waitReady(2*time.Minute, "", 0)
+	m, n4 := c.mustMaster(), c.nodes[3]
+	s, err := n4.status(within(t, 10*time.Second))
+	ok(t, err)
+	w := c.startWriter(n4, "mute") // its connection goes to the old place
+	w.waitFor(t, 30, time.Minute)
+	cut := c.powerOff(m)
+	next := c.waitMasterOf(2*time.Minute, n4, s.Term+1)
+	t.Logf("%s is the master %.1f s after the cut", next, time.Since(cut).Seconds())
+	w.waitFor(t, 30, 2*time.Minute)
+	t.Logf("n4 writes to it %.1f s after the cut", time.Since(cut).Seconds())
+	w.end()
+	report(t, c.check(w, n4), cut)
+	for _, n := range candidates {
+		if n != m {
+			_, err := n.Script(within(t, time.Minute), "systemctl unmask --runtime "+packetSocket+" && systemctl start "+packetSocket)
+			ok(t, err)
+		}
+	}
+	ok(t, m.Boot(within(t, time.Minute)))
+}
