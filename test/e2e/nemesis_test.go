@@ -113,6 +113,7 @@ var nemeses = []nemesis{
 		ok(t, c.lab.Partition(within(t, 10*time.Second), c.raw(c.nodes[p[0]], c.nodes[p[1]]), c.raw(c.nodes[p[2]], c.nodes[p[3]])))
 		c.rest(t, time.Duration(5+r.IntN(20))*time.Second)
 	}},
+	{"the master's cable, with a client on the master", func(t *testing.T, c *cluster, _ *rand.Rand) { c.aloneWithClient(t) }},
 	{"a ring", func(t *testing.T, c *cluster, _ *rand.Rand) {
 		for _, p := range [][2]int{{0, 2}, {2, 0}, {1, 3}, {3, 1}} {
 			ok(t, c.lab.Cut(within(t, 10*time.Second), c.nodes[p[0]].Host, c.nodes[p[1]].Host))
@@ -284,12 +285,7 @@ func (c *cluster) auditAll(t *testing.T, w *writer, before uint64, at api.Status
 	case len(missing) > 20 && !apart:
 		t.Errorf("%d acknowledged writes are lost", len(missing))
 	case len(missing) > 20:
-		const lease = 6 * time.Second // as long as it is where nothing is configured
-		if d := missing[len(missing)-1].at.Sub(missing[0].at); d > lease {
-			t.Errorf("%d acknowledged writes are lost, of %v", len(missing), d)
-		}
-		prefix, _, _ := strings.Cut(missing[0].name, "-")
-		diffLost(t, c, c.node(at.Master.Node), at.Term+1, prefix+"-", writers{w}, missing)
+		c.ofOneLease(t, at, w, missing)
 	}
 	for _, n := range c.nodes[:3] {
 		is := n.Name == s.Master.Node
@@ -313,6 +309,40 @@ func (c *cluster) auditAll(t *testing.T, w *writer, before uint64, at api.Status
 		}
 	}
 	return s.Term
+}
+
+// ofOneLease: a master that was cut off together with a client took its writes as long as its
+// lease lasted; when it is back it lists each of them.
+func (c *cluster) ofOneLease(t *testing.T, at api.Status, w *writer, missing []write) {
+	t.Helper()
+	const lease = 6 * time.Second // as long as it is where nothing is configured
+	if d := missing[len(missing)-1].at.Sub(missing[0].at); d > lease {
+		t.Errorf("%d acknowledged writes are lost, of %v", len(missing), d)
+	}
+	prefix, _, _ := strings.Cut(missing[0].name, "-")
+	diffLost(t, c, c.node(at.Master.Node), at.Term+1, prefix+"-", writers{w}, missing)
+}
+
+// aloneWithClient pulls the master's cable while a client on that host writes.
+func (c *cluster) aloneWithClient(t *testing.T) {
+	m := c.mustMaster()
+	at, err := m.status(within(t, 10*time.Second))
+	ok(t, err)
+	w := c.startWriter(m, fmt.Sprintf("alone%d", at.Term))
+	w.waitFor(t, 30, time.Minute)
+	ok(t, m.LinkDown(within(t, 10*time.Second)))
+	next := c.waitMasterOf(time.Minute, c.nodes[3], at.Term+1)
+	ok(t, m.LinkUp(within(t, 10*time.Second)))
+	c.waitReady(2*time.Minute, next, at.Term+1)
+	c.waitStandby(2*time.Minute, m.Name)
+	w.end()
+	missing := c.check(w, c.nodes[3])
+	t.Logf("of a client on the master %d acknowledged writes are lost", len(missing))
+	if len(missing) == 0 {
+		t.Error("nothing is lost: the client was not cut off with the master")
+		return
+	}
+	c.ofOneLease(t, at, w, missing)
 }
 
 // footprint is what must not grow.
