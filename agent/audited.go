@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -173,6 +172,6 @@ func (a *agent) Audit(ctx context.Context) (api.Audit, error) {
 	}
 	wg.Wait()
 	slices.SortStableFunc(out.Records, func(x, y api.AuditRecord) int { return y.At.Compare(x.At) })
-	slices.SortFunc(out.Failed, strings.Compare)
+	slices.Sort(out.Failed)
 	return out, nil
 }

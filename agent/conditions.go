@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"slices"
 
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
@@ -95,7 +94,7 @@ func (a *agent) Health(ctx context.Context) (api.Health, error) {
 		answered(&n, answers[a.cfg.Node])
 		out.Nodes = append(out.Nodes, n)
 	}
-	slices.SortFunc(out.Nodes, func(x, y api.NodeHealth) int { return cmp.Compare(x.Node, y.Node) })
+	sortFew(out.Nodes, func(x, y api.NodeHealth) int { return cmp.Compare(x.Node, y.Node) })
 	return out, nil
 }
 

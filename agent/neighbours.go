@@ -71,7 +71,7 @@ func neighbours(found []avahi.Entry, own string, ours func(netip.Addr) bool) []a
 			n.VIP = ip.String()
 		}
 	}
-	slices.SortFunc(out, func(x, y api.Neighbour) int { return cmp.Compare(x.ClusterID, y.ClusterID) })
+	sortFew(out, func(x, y api.Neighbour) int { return cmp.Compare(x.ClusterID, y.ClusterID) })
 	return out
 }
 

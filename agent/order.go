@@ -218,7 +218,7 @@ func (a *agent) Explain(ctx context.Context, term uint64) (api.Explanation, erro
 		e.Failed = append(e.Failed, node+": "+err.Error())
 	}
 	slices.Sort(e.Failed)
-	slices.SortFunc(e.Views, func(x, y api.View) int { return cmp.Compare(x.Node, y.Node) })
+	sortFew(e.Views, func(x, y api.View) int { return cmp.Compare(x.Node, y.Node) })
 	e.Timeline, e.Knew = around(a.sights(ctx), e.Term, term != 0)
 	return e, nil
 }

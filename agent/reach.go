@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -142,7 +141,7 @@ func (a *agent) Doctor(ctx context.Context) (api.Doctor, error) {
 		})
 	}
 	wg.Wait()
-	slices.SortFunc(answers, func(x, y answer) int { return cmp.Compare(x.node, y.node) })
+	sortFew(answers, func(x, y answer) int { return cmp.Compare(x.node, y.node) })
 	var d api.Doctor
 	if err := a.pool.Err(); err != nil {
 		d.Findings = append(d.Findings, api.Finding{Check: "names", Result: api.FindingWrong, What: err.Error(), Do: "two hosts of one name: rename one of them"})

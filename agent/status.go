@@ -73,7 +73,7 @@ func (a *agent) Status(ctx context.Context) (api.Status, error) {
 			s.Failover = api.Failover{Possible: h.Judge.Possible, To: h.Judge.To, Why: h.Judge.Why}
 		}
 	}
-	slices.SortFunc(s.Standbys, func(x, y api.Standby) int {
+	sortFew(s.Standbys, func(x, y api.Standby) int {
 		ready := func(s api.Standby) int {
 			if s.Ready {
 				return 0
@@ -212,7 +212,7 @@ func (a *agent) problems(s api.Status, holder string, answers map[string]summary
 	for _, p := range a.catalog.Problems() {
 		warn("a service of "+p.Node+" is not in order", p.Text, "")
 	}
-	slices.SortStableFunc(out, func(x, y api.Problem) int {
+	sortFew(out, func(x, y api.Problem) int {
 		return cmp.Or(cmp.Compare(x.Severity, y.Severity), 0)
 	})
 	return out
