@@ -61,6 +61,20 @@ func packetSockets(t *testing.T, c *cluster, master, voter *node) {
 		t.Errorf("after eight crashes %s is %s (%v)", packetSocket, is, err)
 	}
 
+	// And at the first boot of a card, whose configuration comes while it boots.
+	_, err = voter.Script(within(t, 10*time.Second), `mv /etc/relevo/relevo.yaml /root/relevo.yaml
+printf '[Unit]\nBefore=relevo.service\n[Service]\nType=oneshot\nExecStart=/bin/cp -p /root/relevo.yaml /etc/relevo/\n[Install]\nWantedBy=multi-user.target\n' > /etc/systemd/system/card.service
+systemctl -q enable card.service`)
+	ok(t, err)
+	ok(t, voter.PowerCut(within(t, 30*time.Second)))
+	ok(t, voter.Boot(within(t, time.Minute)))
+	ok(t, voter.WaitUnit(within(t, time.Minute), "relevo.service", "active"))
+	if is, err := voter.UnitState(within(t, 10*time.Second), packetSocket); err != nil || is != "active" {
+		t.Errorf("after the first boot of a card %s is %s (%v)", packetSocket, is, err)
+	}
+	_, err = voter.Run(within(t, 10*time.Second), "systemctl", "-q", "disable", "card.service")
+	ok(t, err)
+
 	told := func(want bool) {
 		t.Helper()
 		ok(t, hosts.Until(within(t, 2*time.Minute), fmt.Sprintf("the status to tell of %s: %v", standby.Name, want), func(ctx context.Context) error {
