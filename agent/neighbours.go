@@ -138,7 +138,7 @@ func tellNeighbours(near []api.Neighbour, cluster string, vip netip.Addr) (out [
 				Do: "give one of them another: both masters would answer for it"})
 		case n.Cluster == cluster:
 			out = append(out, api.Problem{Severity: api.Warning, What: who + " has the same name, and is another", Why: seen,
-				Do: "if `relevo init` was run twice by mistake, join those hosts to this cluster (docs/headless.md, Two clusters); else give one of them another name"})
+				Do: "if `relevo init` was run twice by mistake, give those hosts to this cluster (`relevo join --leave-old TOKEN`; docs/headless.md, Two clusters); else give one of them another name"})
 		}
 	}
 	return out

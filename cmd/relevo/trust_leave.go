@@ -25,11 +25,16 @@ type leaving struct {
 	clock func() time.Duration
 	// runs are those of the units that are not inactive.
 	runs func(ctx context.Context, units []string) ([]string, error)
-	stop func(ctx context.Context) error // ends the agent, in good order
+	// The agent with this configuration is the host's own: it is ended, in good order, and
+	// begins again if the host is not free then.
+	config      string
+	stop, start func(ctx context.Context) error
 }
 
 func newLeaving() leaving {
-	return leaving{lease: leasefile.DefaultPath, clock: leasefile.Boottime, runs: unitsThatRun, stop: stopAgent}
+	return leaving{lease: leasefile.DefaultPath, clock: leasefile.Boottime, runs: unitsThatRun, config: config.DefaultPath,
+		stop:  func(ctx context.Context) error { return agentUnit(ctx, "stop") },
+		start: func(ctx context.Context) error { return agentUnit(ctx, "start") }}
 }
 
 func unitsThatRun(ctx context.Context, units []string) (out []string, err error) {
@@ -50,12 +55,12 @@ func unitsThatRun(ctx context.Context, units []string) (out []string, err error)
 	return out, nil
 }
 
-func stopAgent(ctx context.Context) error {
+func agentUnit(ctx context.Context, verb string) error {
 	if !systemdRuns() {
 		return nil
 	}
-	if b, err := exec.CommandContext(ctx, "systemctl", "stop", "relevo.service").CombinedOutput(); err != nil {
-		return fmt.Errorf("systemctl stop relevo.service: %w: %s", err, strings.TrimSpace(string(b)))
+	if b, err := exec.CommandContext(ctx, "systemctl", verb, "relevo.service").CombinedOutput(); err != nil {
+		return fmt.Errorf("systemctl %s relevo.service: %w: %s", verb, err, strings.TrimSpace(string(b)))
 	}
 	return nil
 }
@@ -113,12 +118,16 @@ func (l leaving) leave(ctx context.Context, out io.Writer, p *place, next peer.M
 			return err
 		}
 	}
-	if p.config == config.DefaultPath {
+	own := p.config == l.config
+	if own {
 		if err := l.stop(ctx); err != nil {
 			return fmt.Errorf("stop the agent of this host: %w", err)
 		}
 	}
-	if err := l.free(ctx, p); err != nil {
+	if err := l.free(ctx, p); err != nil { // it became the master meanwhile
+		if own {
+			err = errors.Join(err, l.start(ctx))
+		}
 		return err
 	}
 	folders, err := p.setAside(was, !same, there && !same)

@@ -213,7 +213,8 @@ func TestMasterLeavesNothing(t *testing.T) {
 	note := filepath.Join(t.TempDir(), "lease")
 	var running []string
 	var trouble error
-	stopped := func(context.Context) error { return nil }
+	stops, starts := 0, 0
+	stopped := func() {}
 	try := func() (string, error) {
 		var out strings.Builder
 		cmd := &cobra.Command{}
@@ -227,7 +228,9 @@ func TestMasterLeavesNothing(t *testing.T) {
 				}
 				return running, trouble
 			},
-			stop: func(ctx context.Context) error { return stopped(ctx) }}}
+			config: shed.path("etc/relevo.yaml"),
+			stop:   func(context.Context) error { stops++; stopped(); return nil },
+			start:  func(context.Context) error { starts++; return nil }}}
 		err := j.run(cmd, trustFlags{config: shed.path("etc/relevo.yaml"), pki: shed.path("etc/pki"), gossip: shed.path("etc/gossip.key"), data: shed.path("lib")}, []string{tok.String()})
 		return out.String(), err
 	}
@@ -259,6 +262,15 @@ func TestMasterLeavesNothing(t *testing.T) {
 	running, trouble = nil, errors.New("no bus")
 	refused("no bus")
 	trouble = nil
+	if stops != 0 {
+		t.Error("the agent was stopped for nothing")
+	}
+	stopped = func() { running = []string{"kine.service"} } // it became the master meanwhile
+	refused("sudo systemctl stop kine.service")
+	if stops != 1 || starts != 1 {
+		t.Errorf("stopped %d times, started %d times", stops, starts)
+	}
+	stopped, running = func() {}, nil
 	if out, err := try(); err != nil || !strings.Contains(out, "n2 in the cluster home") {
 		t.Errorf("%v: %s", err, out)
 	}
