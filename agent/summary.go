@@ -155,12 +155,17 @@ func (a *agent) askArbiter(ctx context.Context) (judgement, error) {
 	return a.askArbiterNow(ctx)
 }
 
-// askArbiterHeard is askArbiter for an order: an arbiter that is new in its office has not
-// heard every candidate yet, and what it has not heard of is asked again after a report
-// would have come.
-func (a *agent) askArbiterHeard(ctx context.Context) (judgement, error) {
+// askArbiterHeard is askArbiter for an order to give the term to a host ("" = whoever is
+// best). An arbiter that is new in its office has not heard every candidate yet, and what it
+// heard is as old as the last report: one that has just caught up is still called late. So it
+// is asked once more, after a report would have come, before an order is refused.
+func (a *agent) askArbiterHeard(ctx context.Context, to string) (judgement, error) {
 	j, err := a.askArbiter(ctx)
-	if err != nil || !j.Young {
+	ready := j.Possible
+	if to != "" {
+		ready = standbyCheck(to, j).Result == api.CheckOK
+	}
+	if err != nil || !j.Young && ready {
 		return j, err
 	}
 	select {

@@ -78,7 +78,7 @@ func (a *agent) orderSwitchover(ctx context.Context, o api.Order, d api.Done) (a
 func (a *agent) plan(ctx context.Context, to string) api.Plan {
 	s := a.quorum.State()
 	p := api.Plan{From: a.cfg.Node, To: to, Term: s.Term}
-	j, err := a.askArbiterHeard(ctx)
+	j, err := a.askArbiterHeard(ctx, to)
 	if err == nil && p.To == "" {
 		p.To = j.To
 	}

@@ -134,6 +134,27 @@ func TestWholeSwitchover(t *testing.T) {
 	})
 }
 
+// TestWholeSwitchoverCaughtUp: what the arbiter was told last of a standby that was late and
+// has caught up a moment ago is no reason to refuse.
+func TestWholeSwitchoverCaughtUp(t *testing.T) {
+	founded(t, "n1 n2 n3", func(t *testing.T, w *world) {
+		n1, n3 := w.host("n1"), w.host("n3")
+		for i := range 5 {
+			w.cut(n1, n3, true)
+			time.Sleep(20*time.Second + time.Duration(i)*300*time.Millisecond)
+			w.cut(n1, n3, false)
+			w.until(time.Minute, "n3 has caught up", func() bool {
+				p := n3.agent.host.Follower.Position()
+				return p.FreshAt > 0 && n3.agent.clock()-p.FreshAt < time.Second
+			})
+			d, err := order(w, "n3", api.Order{Verb: api.VerbSwitchover, To: "n3", DryRun: true})
+			if err != nil || d.Plan == nil || !d.Plan.Possible {
+				t.Errorf("%d: %+v, %v", i, d.Plan, err)
+			}
+		}
+	})
+}
+
 // TestWholeSwitchoverFails: the standby is lost when the master has stopped. Nobody else
 // has everything, so the old master goes on, with all that it had.
 func TestWholeSwitchoverFails(t *testing.T) {
