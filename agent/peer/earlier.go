@@ -2,7 +2,7 @@ package peer
 
 import "path/filepath"
 
-// Membership is a host's in a cluster, as far as its trust files can be read: what cannot is "".
+// Membership is a host's in a cluster. What is not known of it is "".
 type Membership struct{ Cluster, ClusterID, Node string }
 
 // Earlier is the membership whose trust files lie in dir; there is one, or what is left of

@@ -76,16 +76,13 @@ func Invite(dir, gossipKeyFile, node string) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: invitationType, Bytes: body}), nil
 }
 
-// Invitation is what can be told of an invitation without its secrets.
-type Invitation struct{ Cluster, ClusterID, Node string }
-
-// ReadInvitation checks an invitation and tells whom it invites to what.
-func ReadInvitation(text []byte) (Invitation, error) {
+// ReadInvitation checks an invitation and tells whom it invites to what, which is no secret.
+func ReadInvitation(text []byte) (Membership, error) {
 	_, id, err := parseInvitation(text)
 	if err != nil {
-		return Invitation{}, fmt.Errorf("read the invitation: %w", err)
+		return Membership{}, fmt.Errorf("read the invitation: %w", err)
 	}
-	return Invitation{id.cluster, id.id, id.node}, nil
+	return Membership{id.cluster, id.id, id.node}, nil
 }
 
 // InvitedKey is the [KeySum] of the key in an invitation.

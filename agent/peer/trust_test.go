@@ -74,7 +74,7 @@ func TestInvitationMakesAMember(t *testing.T) {
 	h, n1 := found(t, "n1")
 	to := newHost(t)
 	inv := h.invite(t, "n2")
-	if w, err := ReadInvitation(inv); err != nil || w != (Invitation{"home", n1.ClusterID(), "n2"}) {
+	if w, err := ReadInvitation(inv); err != nil || w != (Membership{"home", n1.ClusterID(), "n2"}) {
 		t.Errorf("%+v, %v", w, err)
 	}
 	n2, err := Accept(inv, to.dir, to.gossip)

@@ -96,11 +96,10 @@ func (l leaving) free(ctx context.Context, p *place) error {
 // leaveFor makes place for an invitation. Nobody is asked whether it is still good: it is for
 // hosts that can reach nobody.
 func (j joinFlags) leaveFor(ctx context.Context, out io.Writer, p *place, text []byte) error {
-	inv, err := peer.ReadInvitation(text)
+	next, err := peer.ReadInvitation(text)
 	if err != nil {
 		return err
 	}
-	next := peer.Membership{Cluster: inv.Cluster, ClusterID: inv.ClusterID, Node: inv.Node}
 	return j.old.leave(ctx, out, p, next, peer.MayAccept(text, p.pki, p.gossip) != nil)
 }
 
