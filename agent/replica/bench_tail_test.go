@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -70,6 +69,7 @@ func discardFrom(url, after string) error {
 //   - board: the standby on the others, all else on the first, which the clients keep busy:
 //     a master of one processor, and a standby elsewhere
 //   - apart: kine on the first, all else on the others: a master with processors to spare
+//   - api: as board, with kube-apiserver before kine, and clients that create ConfigMaps
 func BenchmarkTailing(b *testing.B) {
 	var all, first, rest unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &all); err != nil {
@@ -85,23 +85,33 @@ func BenchmarkTailing(b *testing.B) {
 		}
 	}
 	for _, x := range []struct {
-		name                string
-		kine, self, standby *unix.CPUSet
+		name                  string
+		server, self, standby *unix.CPUSet
 	}{
 		{"shared", &all, &all, &all},
 		{"board", &first, &first, &rest},
 		{"apart", &first, &rest, &rest},
+		{"api", &first, &first, &rest},
 	} {
 		b.Run(x.name, func(b *testing.B) {
 			if rest.Count() == 0 && x.name != "shared" {
 				b.Skip("there is one processor only")
 			}
-			tailing(b, func(kine, standby int) {
-				pin(b, kine, x.kine)
-				pin(b, os.Getpid(), x.self)
-				pin(b, standby, x.standby)
-			})
-			pin(b, os.Getpid(), &all)
+			path := filepath.Join(onDisk(b), "state.db")
+			k := kinetest.Start(b, kinetest.Program(b), path, "--compact-interval", "1h")
+			put, cpu := updates(k), k.CPU
+			pin(b, k.PID(), x.server)
+			if x.name == "api" {
+				s := startAPI(b, k)
+				pin(b, s.PID(), x.server)
+				put, cpu = s.create, func() time.Duration { return k.CPU() + s.CPU() }
+			}
+			k.Put("/registry/first", "1")
+			standby := startProcess(b, standbyEnv+"="+discardArg)
+			pin(b, standby.pid, x.standby)
+			pin(b, os.Getpid(), x.self)
+			defer pin(b, os.Getpid(), &all)
+			tailing(b, k, path, standby, cpu, fourClients(b, put))
 		})
 	}
 }
@@ -121,26 +131,16 @@ func pin(b *testing.B, pid int, cpus *unix.CPUSet) {
 	}
 }
 
-func tailing(b *testing.B, place func(kine, standby int)) {
-	path := filepath.Join(onDisk(b), "state.db")
-	program, err := filepath.Abs(kinetest.Program(b))
-	if err != nil {
-		b.Fatal(err)
-	}
-	k := kinetest.Start(b, program, path, "--compact-interval", "1h")
-	k.Put("/registry/first", "1")
-	standby := startProcess(b, standbyEnv+"="+discardArg)
-	place(k.PID(), standby.pid)
+func tailing(b *testing.B, k *kinetest.Server, path string, standby *standbyProcess, cpu func() time.Duration, write func() float64) {
 	const rounds = 100
-	write := fourClients(b, k.Client)
 	write() // warm
 	for b.Loop() {
 		var ratio, control []float64
 		var alone, tailed spent
 		for range rounds {
-			before := alone.add(k, write)
-			during := tail(b, standby, path, k.Put("/registry/first", "1"), func() float64 { return tailed.add(k, write) })
-			after := alone.add(k, write)
+			before := alone.add(cpu, write)
+			during := tail(b, standby, path, k.Put("/registry/first", "1"), func() float64 { return tailed.add(cpu, write) })
+			after := alone.add(cpu, write)
 			ratio, control = append(ratio, 2*during/(before+after)), append(control, after/before)
 		}
 		for name, l := range map[string][]float64{"ratio": ratio, "control": control} {
@@ -152,7 +152,7 @@ func tailing(b *testing.B, place func(kine, standby int)) {
 		for name, x := range map[string]spent{"-alone": alone, "-tailed": tailed} {
 			slices.Sort(x.rates)
 			b.ReportMetric(x.rates[len(x.rates)/2], "writes/s"+name)
-			b.ReportMetric(float64(x.kine.Microseconds())/x.writes, "kine-µs"+name)
+			b.ReportMetric(float64(x.server.Microseconds())/x.writes, "server-µs"+name)
 			b.ReportMetric(float64(x.own.Microseconds())/x.writes, "own-µs"+name)
 		}
 		b.ReportMetric(rounds, "rounds")
@@ -162,55 +162,72 @@ func tailing(b *testing.B, place func(kine, standby int)) {
 // turn is how long one of them writes.
 const turn = 400 * time.Millisecond
 
-// spent is what writes cost: CPU time of kine, and of this process, in which the clients
+// spent is what writes cost: CPU time of the servers, and of this process, in which the clients
 // are, and the master's end of the stream.
 type spent struct {
-	rates     []float64 // a second
-	writes    float64
-	kine, own time.Duration
+	rates       []float64 // a second
+	writes      float64
+	server, own time.Duration
 }
 
-func (s *spent) add(k *kinetest.Server, write func() float64) float64 {
+func (s *spent) add(cpu func() time.Duration, write func() float64) float64 {
 	own := func() time.Duration {
 		var u unix.Rusage
 		_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // cannot fail for ourselves
 		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 	}
-	begin, kine0, own0 := time.Now(), k.CPU(), own()
+	begin, server0, own0 := time.Now(), cpu(), own()
 	rate := write()
 	s.rates, s.writes = append(s.rates, rate), s.writes+rate*time.Since(begin).Seconds()
-	s.kine, s.own = s.kine+k.CPU()-kine0, s.own+own()-own0
+	s.server, s.own = s.server+cpu()-server0, s.own+own()-own0
 	return rate
 }
 
-// fourClients returns a function that writes for a turn, as fast as kine takes it, and
-// says how many writes a second that were.
-func fourClients(b *testing.B, c *kinetest.Client) (write func() float64) {
-	value := strings.Repeat("x", 1024)
-	var revs [4]map[string]int64
-	for i := range revs {
-		revs[i] = map[string]int64{}
+// value is what each write carries.
+var value = strings.Repeat("x", 1024)
+
+// updates returns how client i writes an object of its own 200, over and over, to kine.
+func updates(k *kinetest.Server) func(ctx context.Context, i, n int) error {
+	revs := map[string]int64{}
+	var mu sync.Mutex
+	return func(ctx context.Context, i, n int) error {
+		key := fmt.Sprintf("/registry/configmaps/default/object-%d-%d", i, n%200)
+		mu.Lock()
+		rev := revs[key]
+		mu.Unlock()
+		rev, err := k.Client.Put(ctx, key, value, rev)
+		mu.Lock()
+		revs[key] = rev
+		mu.Unlock()
+		return err
 	}
+}
+
+// fourClients returns a function that writes for a turn, as fast as the server takes it, and
+// says how many writes a second that were.
+func fourClients(b *testing.B, put func(ctx context.Context, i, n int) error) (write func() float64) {
+	var written [4]int
 	return func() float64 {
 		begin := time.Now()
-		var did atomic.Int64
+		was := written
 		var wg sync.WaitGroup
-		for i := range revs {
+		for i := range written {
 			wg.Go(func() {
-				for n := 0; time.Since(begin) < turn; n++ {
-					key := fmt.Sprintf("/registry/configmaps/default/object-%d-%d", i, n%200)
-					rev, err := c.Put(b.Context(), key, value, revs[i][key])
-					if err != nil {
+				for time.Since(begin) < turn {
+					if err := put(b.Context(), i, written[i]); err != nil {
 						b.Error(err)
 						return
 					}
-					revs[i][key] = rev
-					did.Add(1)
+					written[i]++
 				}
 			})
 		}
 		wg.Wait()
-		return float64(did.Load()) / time.Since(begin).Seconds()
+		did := 0
+		for i := range written {
+			did += written[i] - was[i]
+		}
+		return float64(did) / time.Since(begin).Seconds()
 	}
 }
 

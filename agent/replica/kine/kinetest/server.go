@@ -128,17 +128,23 @@ func (s *Server) Delete(key string) {
 // CPU is what the process has used so far, in steps of 10 ms.
 func (s *Server) CPU() time.Duration {
 	s.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	d, err := CPU(s.cmd.Process.Pid)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	return d
+}
+
+// CPU is what a process has used so far, in steps of 10 ms.
+func CPU(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
 	}
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // state is field 3 of proc(5)
 	user, err1 := strconv.Atoi(f[11])
 	system, err2 := strconv.Atoi(f[12])
-	if err := errors.Join(err1, err2); err != nil {
-		s.t.Fatal(err)
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
 }
 
 // Known is the newest revision of each key that lives.
