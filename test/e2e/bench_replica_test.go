@@ -115,8 +115,8 @@ func (b *bench) replication(p func(string, ...any)) {
 	p("| load | writes/s | lag, median, s | 95th percentile | most | in revisions |\n|---|---|---|---|---|---|")
 	p("%s", paced.row("eight clients of kine, paced"))
 	p("%s", busy.row("eight clients of the API server, as fast as it goes"))
-	m := b.replicaBenchmarks("FirstCopy|Idle|Tailing")
-	p("\nThe master's write throughput with one standby that tails (kine, four clients, 1 KiB a write; the standby takes everything and stores nothing: it would be")
+	m := b.alone
+	p("\nWhat follows was measured before the hosts were there. The master's write throughput with one standby that tails (kine, four clients, 1 KiB a write; the standby takes everything and stores nothing: it would be")
 	p("another board): 0.4 s without, 0.4 s with one, 0.4 s without, %.0f times in one run. Each time with a standby has, compared with its two neighbours, a share, of which", m["Tailing/shared rounds"])
 	p("the median and the middle half are here; control is the two neighbours compared with one another. CPU is the time that a write costs kine (and the API server), and all else: the")
 	p("clients, and the master's end of the stream. Aim: 0.95.\n")
@@ -137,8 +137,7 @@ func (b *bench) replication(p func(string, ...any)) {
 		m["Idle/1s kB/min"], m["Idle/30s kB/min"], m["Idle/60s kB/min"])
 }
 
-// replicaBenchmarks runs some of agent/replica, while the hosts are idle: benchmark and
-// unit to value.
+// replicaBenchmarks runs some of agent/replica: benchmark and unit to value.
 func (b *bench) replicaBenchmarks(which string) map[string]float64 {
 	out, err := exec.CommandContext(b.t.Context(), "go", "test", "../../agent/replica", "-run", "^$", "-bench", which, "-benchtime", "1x", "-timeout", "20m").CombinedOutput()
 	b.t.Logf("%s", out)

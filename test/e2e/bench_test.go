@@ -59,6 +59,9 @@ func TestBench(t *testing.T) {
 		{"Failover: power cut of the master", b.failovers}, {"What is lost", b.lose}, {"Replication", b.replication},
 		{"Idle cost", b.idle}, {"Size", b.size},
 	}
+	if wanted.MatchString("Replication") {
+		b.alone = b.replicaBenchmarks("FirstCopy|Idle|Tailing")
+	}
 	const path = "../../docs/benchmarks.md"
 	was := map[string]string{}
 	old, err := os.ReadFile(path)
@@ -105,6 +108,7 @@ type bench struct {
 	lost, acked     []int
 	lostAge         sample // ms that a lost write was acknowledged before the cut
 	killAcked, gone int
+	alone           map[string]float64 // of agent/replica, measured while there were no hosts
 	killGap         sample
 }
 
