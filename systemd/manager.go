@@ -107,9 +107,19 @@ func (m *Manager) Start(ctx context.Context, unit string) error {
 	s, err := m.State(ctx, unit)
 	if err == nil && s.Down() {
 		err = fmt.Errorf("start %s: it is %s (%s); `systemctl status %s` tells why", unit, s.Active, s.Result, unit)
+		if s.Result == "exec-condition" {
+			err = refusedError{err}
+		}
 	}
 	return err
 }
+
+// ErrRefused is what [Manager.Start] returns, wrapped, of a unit whose ExecCondition= said no.
+var ErrRefused = errors.New("its ExecCondition= says no")
+
+type refusedError struct{ error }
+
+func (refusedError) Is(target error) bool { return target == ErrRefused }
 
 // Stop stops a unit and waits until it is down.
 func (m *Manager) Stop(ctx context.Context, unit string) error {

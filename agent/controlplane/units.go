@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"relevo.dev/relevo/agent/durable"
 	"relevo.dev/relevo/systemd"
@@ -62,10 +63,25 @@ func (u *Units) Check(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Start starts every unit in order; one that is active is left alone.
+// startAgain is how long after a refusal a unit is started again.
+const startAgain = 300 * time.Millisecond
+
+// Start starts every unit in order; one that is active is left alone. One that is refused
+// since the lease is nearly over is started again until ctx ends: the lease is renewed in a
+// moment, or lost. To give the term back for that would cost the half minute for which a host
+// rests whose promotion failed.
 func (u *Units) Start(ctx context.Context) error {
 	for _, n := range u.cfg.Units {
-		if err := u.cfg.Manager.Start(ctx, n); err != nil {
+		err := u.cfg.Manager.Start(ctx, n)
+		for errors.Is(err, systemd.ErrRefused) {
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(startAgain):
+			}
+			err = u.cfg.Manager.Start(ctx, n)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"relevo.dev/relevo/systemd"
 )
@@ -65,6 +68,42 @@ func TestOrder(t *testing.T) {
 	if !slices.Equal(f.calls, want) {
 		t.Errorf("%v", f.calls)
 	}
+}
+
+// refusing is a systemd whose units' ExecCondition= says no so often; <0 = always.
+type refusing struct {
+	*fake
+	left int
+}
+
+func (r *refusing) Start(ctx context.Context, u string) error {
+	if r.left == 0 {
+		return r.fake.Start(ctx, u)
+	}
+	r.left--
+	_ = r.do("refuse", u, "")
+	return fmt.Errorf("start %s: %w", u, systemd.ErrRefused)
+}
+
+// A unit that is refused, since the lease is nearly over, is started when it is renewed.
+func TestStartAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, f := setup(t)
+		r := &refusing{f, 3}
+		u.cfg.Manager = r
+		if err := u.Start(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if want := []string{"refuse a.service", "refuse a.service", "refuse a.service", "start a.service", "start b.service"}; !slices.Equal(f.calls, want) {
+			t.Errorf("%v", f.calls)
+		}
+		r.left = -1
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := u.Start(ctx); !errors.Is(err, systemd.ErrRefused) || ctx.Err() == nil {
+			t.Errorf("%v, %v", err, ctx.Err())
+		}
+	})
 }
 
 // A unit that will not stop must not keep the others running.

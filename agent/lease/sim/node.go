@@ -287,7 +287,10 @@ func (n *node) promote(job int, term uint64, step int) {
 		case step == 3:
 			n.ownTerm, n.copyTerm = term, 0
 		case step == 4:
-			n.startUnits()
+			if n.startUnits(); n.units == down { // the lease is nearly over: once more, or it is lost
+				n.promote(job, term, 4)
+				return
+			}
 		case step == 5 && n.units != up:
 			n.promote(job, term, 5) // not ready yet
 			return
