@@ -27,6 +27,11 @@ func TestFence(t *testing.T) {
 			if state, err := n2.UnitState(within(t, 10*time.Second), u); err != nil || state == "active" {
 				t.Errorf("%s on a standby is %s (%v)", u, state, err)
 			}
+			// By which a promotion knows that it may be otherwise in a moment.
+			result, err := n2.Run(within(t, 10*time.Second), "systemctl", "show", "--property=Result", "--value", u)
+			if err != nil || strings.TrimSpace(result) != "exec-condition" {
+				t.Errorf("the result of %s is %q (%v)", u, result, err)
+			}
 			out, err := n2.Journal(within(t, 10*time.Second), u)
 			ok(t, err)
 			if !strings.Contains(out, "does not hold the master lease") {
