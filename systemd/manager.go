@@ -107,14 +107,16 @@ func (m *Manager) Start(ctx context.Context, unit string) error {
 	s, err := m.State(ctx, unit)
 	if err == nil && s.Down() {
 		err = fmt.Errorf("start %s: it is %s (%s); `systemctl status %s` tells why", unit, s.Active, s.Result, unit)
-		if s.Result == "exec-condition" {
+		// systemd forgets at once that it was the condition: it is inactive, and "success".
+		if s.Active == "inactive" && s.Result == "success" {
 			err = refusedError{err}
 		}
 	}
 	return err
 }
 
-// ErrRefused is what [Manager.Start] returns, wrapped, of a unit whose ExecCondition= said no.
+// ErrRefused is what [Manager.Start] returns, wrapped, of a unit that was not started and has
+// not failed: its ExecCondition= said no.
 var ErrRefused = errors.New("its ExecCondition= says no")
 
 type refusedError struct{ error }

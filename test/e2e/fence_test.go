@@ -29,7 +29,7 @@ func TestFence(t *testing.T) {
 			}
 			// By which a promotion knows that it may be otherwise in a moment.
 			result, err := n2.Run(within(t, 10*time.Second), "systemctl", "show", "--property=Result", "--value", u)
-			if err != nil || strings.TrimSpace(result) != "exec-condition" {
+			if err != nil || strings.TrimSpace(result) != "success" {
 				t.Errorf("the result of %s is %q (%v)", u, result, err)
 			}
 			out, err := n2.Journal(within(t, 10*time.Second), u)
