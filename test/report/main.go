@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -308,10 +309,27 @@ func (r *run) read(out io.Reader, verbose bool) {
 				output[key] = append(output[key], e.Output)
 			}
 		case "pass", "fail", "skip":
-			r.ended(e, c, output[key])
+			out := output[key]
+			if e.Test == "" && e.Action == "fail" && c.failed == 0 {
+				out = append(unended(output, e.Package), out...)
+			}
+			r.ended(e, c, out)
 			delete(output, key)
 		}
 	}
+}
+
+// unended is what the tests of a package wrote last that have no end: where the process dies,
+// what it says is the output of one of them.
+func unended(output map[string][]string, pkg string) (out []string) {
+	const last = 60
+	for _, key := range slices.Sorted(maps.Keys(output)) {
+		if test, ok := strings.CutPrefix(key, pkg+" "); ok && test != "" {
+			l := output[key]
+			out = append(append(out, "---- "+test+", which has no end\n"), l[max(0, len(l)-last):]...)
+		}
+	}
+	return out
 }
 
 func (r *run) ended(e event, c *totals, out []string) {

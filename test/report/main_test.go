@@ -25,3 +25,17 @@ func TestBeside(t *testing.T) {
 		t.Errorf("said:\n%s", out.String())
 	}
 }
+
+// TestDied: where a process dies in the middle of a test, what it said is shown.
+func TestDied(t *testing.T) {
+	var out bytes.Buffer
+	r := &run{out: &out}
+	r.read(strings.NewReader(`{"Action":"run","Package":"relevo.dev/relevo/p","Test":"TestA"}
+{"Action":"output","Package":"relevo.dev/relevo/p","Test":"TestA","Output":"fatal error: all is lost\n"}
+{"Action":"output","Package":"relevo.dev/relevo/p","Output":"FAIL\trelevo.dev/relevo/p\t5.3s\n"}
+{"Action":"fail","Package":"relevo.dev/relevo/p","Elapsed":5.3}
+`), false)
+	if r.failed != 1 || !strings.Contains(out.String(), "TestA, which has no end\nfatal error: all is lost\n") {
+		t.Errorf("%d failed, and it says:\n%s", r.failed, out.String())
+	}
+}
