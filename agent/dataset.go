@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"relevo.dev/relevo/agent/replica/files"
 	"relevo.dev/relevo/agent/replica/kine"
 )
@@ -116,11 +114,7 @@ func (d *dataset) CopyTerm(ctx context.Context) (uint64, error) {
 
 // Left is how much room the control plane's datastore has.
 func (d *dataset) Left(context.Context) (free, total uint64, err error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(d.path), &fs); err != nil {
-		return 0, 0, fmt.Errorf("look for the room that the datastore has: %w", err)
-	}
-	return fs.Bavail * uint64(fs.Bsize), fs.Blocks * uint64(fs.Bsize), nil
+	return kine.Left(filepath.Dir(d.path))
 }
 
 // OwnRevision is the newest revision at the control plane's own path, 0 if there

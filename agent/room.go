@@ -18,8 +18,11 @@ const (
 	scarceShare = 40 // of a small file system, a fortieth
 )
 
-// room remembers whether there was hardly any left.
-type room struct{ scarce bool }
+// room is what a master has seen of it.
+type room struct {
+	scarce bool
+	why    string // this host should not stay the master; "" = there is enough, or it is not known
+}
 
 // look takes free and all bytes of a file system. It ends with twice as much as it begins.
 func (r *room) look(free, total uint64) bool {
@@ -31,23 +34,15 @@ func (r *room) look(free, total uint64) bool {
 	return r.scarce
 }
 
-// scarce says that the datastore of this host has hardly any room left; "" = it has, or it
-// is not known.
-func (a *agent) scarce(ctx context.Context, r *room) string {
-	free, total, err := a.host.Data.Left(ctx)
-	if err != nil || !r.look(free, total) {
-		return ""
-	}
-	return fmt.Sprintf("the file system of its datastore has %d MB left of %d MB; on a full one kine acknowledges what it does not store", free/1e6, total/1e6)
-}
-
-// leaveIfScarce tells the arbiter with the next renewal.
-func (a *agent) leaveIfScarce(ctx context.Context, r *room) {
+// watchRoom looks, and tells the arbiter with the next renewal.
+func (a *agent) watchRoom(ctx context.Context, r *room) {
 	if a.phase() != lease.Master {
 		return
 	}
-	if why := a.scarce(ctx, r); why != "" {
-		a.shouldLeave(why, a.clock())
+	r.why = ""
+	if free, total, err := a.host.Data.Left(ctx); err == nil && r.look(free, total) {
+		r.why = fmt.Sprintf("the file system of its datastore has %d MB left of %d MB; on a full one kine acknowledges what it does not store", free/1e6, total/1e6)
+		a.shouldLeave(r.why, a.clock())
 	}
 }
 

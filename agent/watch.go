@@ -47,7 +47,7 @@ func (a *agent) watchAPI(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-often.C:
-			a.leaveIfScarce(ctx, &space)
+			a.watchRoom(ctx, &space)
 			continue
 		case <-t.C:
 		}
@@ -72,7 +72,7 @@ func (a *agent) watchAPI(ctx context.Context) error {
 			return nil
 		}
 		text, was := "", a.trouble.Load()
-		dying := a.dying(ctx, &disk, &space)
+		dying := a.dying(ctx, &disk, space.why)
 		switch {
 		case dying != "":
 			a.shouldLeave(dying, asked)
@@ -119,9 +119,9 @@ const (
 // hardly any room for its datastore, a condition of its health that weighs enough, or a
 // datastore that is silent while the disk refuses a write. The last is needed as well: a
 // file system that went read-only on an error is not always shown as such.
-func (a *agent) dying(ctx context.Context, d *silence, r *room) string {
-	if why := a.scarce(ctx, r); why != "" {
-		return why
+func (a *agent) dying(ctx context.Context, d *silence, scarce string) string {
+	if scarce != "" {
+		return scarce
 	}
 	if bad := health.Weigh(a.monitor.Conditions()).Leave; len(bad) > 0 {
 		return bad[0].Message

@@ -1,6 +1,9 @@
 package peer
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"slices"
+)
 
 // Membership is a host's in a cluster. What is not known of it is "".
 type Membership struct{ Cluster, ClusterID, Node string }
@@ -20,7 +23,9 @@ func Earlier(dir, gossipKeyFile string) (m Membership, there bool) {
 
 // Present are the trust files that lie in dir, the node's key first: without it no agent starts.
 func Present(dir string) []string {
-	return present(filepath.Join(dir, nodeKeyFile), filepath.Join(dir, nodeCertFile), filepath.Join(dir, CAKeyFile), filepath.Join(dir, caCertFile))
+	l := trustFiles(dir)
+	slices.Reverse(l)
+	return present(l...)
 }
 
 // MayAccept is the error with which [Accept] would refuse an invitation for what lies in dir.

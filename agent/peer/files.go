@@ -30,6 +30,7 @@ const (
 	gossipKeySize = 32       // AES-256
 )
 
+// trustFiles are all of them, the node's key last: without it no agent starts.
 func trustFiles(dir string) []string {
 	return []string{filepath.Join(dir, caCertFile), filepath.Join(dir, CAKeyFile), filepath.Join(dir, nodeCertFile), filepath.Join(dir, nodeKeyFile)}
 }

@@ -83,13 +83,22 @@ func CheckSpace(copyPath, dst string) error {
 	return Room(filepath.Dir(dst), need)
 }
 
-// Room says whether the file system of a folder has so many bytes left.
-func Room(dir string, need int64) error {
+// Left is what the file system of a folder can still take, and all that it has, in bytes.
+func Left(dir string) (free, total uint64, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
-		return fmt.Errorf("check the space in %s: %w", dir, err)
+		return 0, 0, fmt.Errorf("check the space in %s: %w", dir, err)
 	}
-	if free := int64(fs.Bavail) * int64(fs.Bsize); free < need {
+	return fs.Bavail * uint64(fs.Bsize), fs.Blocks * uint64(fs.Bsize), nil
+}
+
+// Room says whether the file system of a folder has so many bytes left.
+func Room(dir string, need int64) error {
+	free, _, err := Left(dir)
+	if err != nil {
+		return err
+	}
+	if int64(free) < need {
 		return fmt.Errorf("not enough space in %s: %d MiB are free, %d MiB are needed; make room on that file system", dir, free>>20, need>>20)
 	}
 	return nil
