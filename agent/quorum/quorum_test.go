@@ -138,6 +138,39 @@ func TestRejoinDoesNotDisturb(t *testing.T) {
 	})
 }
 
+// TestReturn: a voter that was away has what was agreed on when the next heartbeats have
+// arrived, however long it was away.
+func TestReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		first := c.form(3, 0)
+		defer c.stopAll()
+		term := uint64(0)
+		for _, away := range []time.Duration{time.Second, 5 * time.Second, 20 * time.Second, time.Minute, 10 * time.Minute} {
+			c.net.cut(true, []string{"n3"}, []string{"n1", "n2"})
+			term++
+			c.apply(first, grant(term, "n1"))
+			time.Sleep(away)
+			c.net.cut(false, []string{"n3"}, []string{"n1", "n2"})
+			if took := c.await("n3 to have everything", func() bool { return c.nodes["n3"].State().Term == term }); took > 2*time.Second {
+				t.Errorf("away for %v, and up to date %v after its return", away, took)
+			}
+		}
+		// Nobody waits for one that is no server any more.
+		c.net.cut(true, []string{"n3"}, []string{"n1", "n2"})
+		term++
+		c.apply(first, grant(term, "n1"))
+		if err := first.Remove(t.Context(), "n3"); err != nil {
+			t.Fatal(err)
+		}
+		tries := func() int { time.Sleep(10 * time.Second); return c.net.tried("n1", "n3") }
+		c.net.deafen(true, "n1", "n3")
+		if before := tries(); tries() != before {
+			t.Error("n3 is called although it was removed")
+		}
+	})
+}
+
 func TestTransferAndFarewell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)

@@ -18,7 +18,7 @@ type timings struct {
 	hold      time.Duration // another one's question before an election counts for so long
 	again     time.Duration // who was refused asks again after this
 	rpc       time.Duration // limit of one call between voters, dialling included
-	rest      time.Duration // who did not take the arbiter's office over is not asked again before
+	rest      time.Duration // who did not take the arbiter's office over is not asked again before; 0 = everybody is, also who is away
 }
 
 const (

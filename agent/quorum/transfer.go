@@ -14,7 +14,8 @@ import (
 // lies in the queue of a follower that cannot be reached (leadershipTransfer, the send to
 // triggerDeferErrorCh): if its leadership ends then, it refuses every entry of its next
 // one as "leadership transfer in progress". The queue is looked at after each call to the
-// follower; between those raft waits for up to ten seconds.
+// follower. Such a call waits while the follower is away (see returns), so who is away is not
+// asked at all; and between two calls that failed raft waits for up to ten seconds.
 const transferRest = time.Minute
 
 // errStuck ends an agent whose raft has lost its way all the same.
@@ -30,7 +31,7 @@ func (q *Quorum) TransferTo(ctx context.Context, node string) error {
 		return fmt.Errorf("%s: %w", what, q.notLeader())
 	}
 	if !q.MayTransferTo(node) {
-		return fmt.Errorf("%s: it did not take that office over within the last %v", what, q.times.rest)
+		return fmt.Errorf("%s: it cannot be reached, or did not take that office over within the last %v", what, q.times.rest)
 	}
 	s := q.server(node)
 	return q.wait(ctx, what, &transfer{q.raft.LeadershipTransferToServer(s.ID, s.Address), q, node})
@@ -38,10 +39,13 @@ func (q *Quorum) TransferTo(ctx context.Context, node string) error {
 
 // MayTransferTo says whether node can be asked to take the office over.
 func (q *Quorum) MayTransferTo(node string) bool {
+	if q.times.rest == 0 {
+		return true
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	at, ok := q.failed[node]
-	return !ok || time.Since(at) >= q.times.rest
+	return !q.trans.back.isAway(raft.ServerID(node)) && (!ok || time.Since(at) >= q.times.rest)
 }
 
 // transfer notes that it failed, also if nobody waits for it any more.

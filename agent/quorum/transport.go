@@ -21,6 +21,7 @@ type transport struct {
 	stream   *ownedStream
 	times    timings
 	election *election
+	back     returns
 	raft     atomic.Pointer[raft.Raft] // set when raft has started
 	calls    chan raft.RPC
 	closed   chan struct{}
