@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -67,4 +69,65 @@ func defaultInterface() string {
 		}
 	}
 	return ""
+}
+
+const (
+	// addressSettle is how long after a change the addresses of this host are looked at: DHCP
+	// takes the old one away first, and another interface may be better for that moment.
+	addressSettle = 300 * time.Millisecond
+	// addressTurn is how often they are looked at, should the kernel not tell.
+	addressTurn = 10 * time.Second
+)
+
+// readdresses notices that this host has another address now, and tells the others, until ctx
+// ends. The kernel is listened to: an arbiter that has moved is looked for in vain where it
+// was, and a lease runs for seconds only.
+func (a *agent) readdresses(ctx context.Context) error {
+	if a.cfg.Advertise.IsValid() {
+		return nil // it is what it was set to
+	}
+	told, done := make(chan netlink.AddrUpdate, 16), make(chan struct{})
+	events := told
+	if err := netlink.AddrSubscribe(told, done); err != nil {
+		a.log.Warn("the kernel does not tell of new addresses: they are looked for", "every", addressTurn, "err", err)
+		events = nil
+	} else {
+		defer func() {
+			close(done)
+			for range told { // closed by who listens
+			}
+		}()
+	}
+	look := time.NewTimer(0)
+	defer look.Stop()
+	for soon := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-events:
+			switch {
+			case !ok: // it does not tell any more
+				events = nil
+			case !soon:
+				soon = true
+				look.Reset(addressSettle)
+			}
+		case <-look.C:
+			a.readdress()
+			soon = false
+			look.Reset(addressTurn)
+		}
+	}
+}
+
+func (a *agent) readdress() {
+	was := *a.addr.Load()
+	_, addr, err := chooseInterface(a.cfg.Interface, a.vip())
+	if err != nil || addr == was {
+		return // without an address there is nothing to tell
+	}
+	a.log.Warn("this host has another address now", "was", was.String(), "now", addr.String())
+	a.addr.Store(&addr)
+	a.port.Moved(was.String())
+	a.pool.Restart(addr.String())
 }

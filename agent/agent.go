@@ -110,8 +110,6 @@ type agent struct {
 	founder bool
 	machine uint64
 	started time.Time
-	// addressed is when the address was looked at last (steward's).
-	addressed time.Time
 
 	port    *peer.Port
 	pool    *member.Pool
@@ -449,6 +447,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.examines(ctx) })
 	g.Go(func() error { return a.loop.run(ctx) })
 	g.Go(func() error { return a.steward(ctx) })
+	g.Go(func() error { return a.readdresses(ctx) })
 	g.Go(func() error { return a.adopts(ctx) })
 	g.Go(func() error { return a.keepTrust(ctx) })
 	g.Go(func() error { return a.watchRemoval(ctx) })

@@ -296,7 +296,6 @@ func (a *agent) steward(ctx context.Context) error {
 			return err
 		}
 		a.noteFriends()
-		a.readdress()
 		members := a.pool.Members()
 		a.tellMembers(members)
 		for _, m := range a.seen.update(members) {
@@ -311,21 +310,6 @@ func (a *agent) steward(ctx context.Context) error {
 		}
 		a.notify.Status(a.oneLine())
 	}
-}
-
-// readdress notices that this host has another address now, and tells the others.
-func (a *agent) readdress() {
-	if a.cfg.Advertise.IsValid() || time.Since(a.addressed) < 10*time.Second {
-		return
-	}
-	a.addressed = time.Now()
-	_, addr, err := chooseInterface(a.cfg.Interface, a.vip())
-	if err != nil || addr == *a.addr.Load() {
-		return // without an address there is nothing to tell
-	}
-	a.log.Warn("this host has another address now", "was", a.addr.Load().String(), "now", addr.String())
-	a.addr.Store(&addr)
-	a.pool.Restart(addr.String())
 }
 
 // leftForGood is how long a member has to be gone on purpose before it is no server

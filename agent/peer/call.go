@@ -48,6 +48,9 @@ func (p *Port) dial(ctx context.Context, node, proto string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: where is it? %w", node, err)
 	}
+	if second := p.where.besides(node, addr); second != "" {
+		return p.dialEither(ctx, addr, second, node, proto)
+	}
 	return p.dialAt(ctx, addr, node, proto)
 }
 

@@ -59,6 +59,7 @@ type Port struct {
 	clients *clientListener
 	server  *http.Server
 	limits  *admission
+	where   whereabouts
 	refused complaints
 	// refusing is who refused this host, see Refusing.
 	refusing atomic.Pointer[string]
@@ -324,6 +325,7 @@ func (p *Port) admit(ctx context.Context, tc *tls.Conn, pc *peerConn, at *place)
 		return err
 	}
 	pc.node, pc.cert = node, s.PeerCertificates[0]
+	p.arrived(node, tc.RemoteAddr())
 	return at.promote(node)
 }
 

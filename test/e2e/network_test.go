@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/test/hosts"
 )
 
@@ -44,6 +45,8 @@ func network(t *testing.T, c *cluster) {
 	})
 
 	c.run("a new address", func(t *testing.T) {
+		c.makeArbiter(moved)
+		before := c.apiServer(c.nodes[0])
 		ok(t, moved.Readdress(within(t, 10*time.Second), netip.MustParseAddr("10.77.0.42")))
 		ok(t, hosts.Until(within(t, 2*time.Minute), "n4 to know the new address of "+moved.Name, func(ctx context.Context) error {
 			out, err := n4.Run(ctx, "relevo", "members")
@@ -65,6 +68,7 @@ func network(t *testing.T, c *cluster) {
 			}
 			return fmt.Errorf("the standbys are %+v", s.Standbys)
 		}))
+		c.undisturbed(t, c.nodes[0], before)
 	})
 
 	c.run("it takes over from there", func(t *testing.T) {
@@ -74,4 +78,40 @@ func network(t *testing.T, c *cluster) {
 		c.waitReady(time.Minute, moved.Name, c.term+1)
 	})
 	avahi("enable")
+}
+
+// makeArbiter makes a host that votes, and is not the master, the arbiter: whoever else is it
+// is restarted.
+func (c *cluster) makeArbiter(n *node) {
+	t := c.t
+	t.Helper()
+	for range 12 {
+		c.waitSteady(time.Minute)
+		s, err := n.status(within(t, 10*time.Second))
+		ok(t, err)
+		votes, err := n.votes(within(t, 10*time.Second))
+		ok(t, err)
+		switch {
+		case s.Quorum.Leader == n.Name:
+			t.Logf("%s is the arbiter", n.Name)
+			return
+		case !votes[n.Name]:
+			t.Logf("%s does not vote: %v", n.Name, votes)
+			return
+		}
+		_, err = c.node(s.Quorum.Leader).Run(within(t, time.Minute), "systemctl", "restart", "relevo.service")
+		ok(t, err)
+	}
+	t.Errorf("%s did not become the arbiter in twelve elections", n.Name)
+}
+
+// votes says who votes, as a host sees it.
+func (n *node) votes(ctx context.Context) (map[string]bool, error) {
+	var m api.Members
+	votes := map[string]bool{}
+	err := n.ask(ctx, &m, "members")
+	for _, x := range m.Members {
+		votes[x.Node] = x.Voter
+	}
+	return votes, err
 }

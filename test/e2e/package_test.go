@@ -39,12 +39,25 @@ func packages(t *testing.T, c *cluster) {
 				t.Errorf("exposure %q of %v (%v), %.1f is wanted\n%s", last, u.unit, err, u.atMost, out)
 			}
 		}
-		for file, want := range map[string]string{"/etc/relevo/gossip.key": "600", "/etc/relevo/pki/node.key": "600", "/etc/relevo/pki/ca.key": "600",
+		for file, want := range map[string]string{"/etc/relevo/gossip.key": "600", "/etc/relevo/pki/node.key": "600",
 			"/run/relevo/lease": "600", "/var/lib/relevo": "700", "/etc/relevo": "750"} {
 			if mode, err := m.Run(within(t, 10*time.Second), "stat", "-c", "%a", file); err != nil || strings.TrimSpace(mode) != want {
 				t.Errorf("%s has mode %q (%v), not %s", file, strings.TrimSpace(mode), err, want)
 			}
 		}
+		// Who votes keeps the CA's key, and nobody but root reads it.
+		ok(t, hosts.Until(within(t, 30*time.Second), "the voters to keep the CA's key", func(ctx context.Context) error {
+			votes, err := n4.votes(ctx)
+			if err != nil {
+				return err
+			}
+			for i, mode := range c.onAll("stat -c %a /etc/relevo/pki/ca.key 2>/dev/null || echo none") {
+				if name := c.nodes[i].Name; mode != "600" && (mode != "none" || votes[name]) {
+					return fmt.Errorf("%s has it with mode %s; votes: %v", name, mode, votes)
+				}
+			}
+			return nil
+		}))
 	})
 
 	c.run("packet sockets", func(t *testing.T) { packetSockets(t, c, m, n4) })
