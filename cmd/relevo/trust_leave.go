@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/leasefile"
 	"relevo.dev/relevo/agent/peer"
@@ -29,12 +30,25 @@ type leaving struct {
 	// begins again if the host is not free then.
 	config      string
 	stop, start func(ctx context.Context) error
+	goodbye     func(ctx context.Context) error // what `relevo leave` does
 }
 
 func newLeaving() leaving {
 	return leaving{lease: leasefile.DefaultPath, clock: leasefile.Boottime, runs: unitsThatRun, config: config.DefaultPath,
-		stop:  func(ctx context.Context) error { return agentUnit(ctx, "stop") },
-		start: func(ctx context.Context) error { return agentUnit(ctx, "start") }}
+		stop:    func(ctx context.Context) error { return agentUnit(ctx, "stop") },
+		start:   func(ctx context.Context) error { return agentUnit(ctx, "start") },
+		goodbye: func(ctx context.Context) error { return sayGoodbye(ctx, api.NewClient(config.DefaultSocket)) }}
+}
+
+// goodbyeLimit bounds how long a cluster that is left is asked: it may be long gone.
+const goodbyeLimit = 20 * time.Second
+
+func sayGoodbye(ctx context.Context, c *api.Client) error {
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, goodbyeLimit)
+	defer cancel()
+	_, err := c.Do(ctx, api.Order{Verb: api.VerbLeave, Why: "it joins another cluster"})
+	return err
 }
 
 func unitsThatRun(ctx context.Context, units []string) (out []string, err error) {
@@ -117,8 +131,11 @@ func (l leaving) leave(ctx context.Context, out io.Writer, p *place, next peer.M
 			return err
 		}
 	}
-	own := p.config == l.config
+	own, stays := p.config == l.config, error(nil)
 	if own {
+		if !same { // so that its vote is replaced
+			stays = l.goodbye(ctx)
+		}
 		if err := l.stop(ctx); err != nil {
 			return fmt.Errorf("stop the agent of this host: %w", err)
 		}
@@ -137,7 +154,14 @@ func (l leaving) leave(ctx context.Context, out io.Writer, p *place, next peer.M
 		return fmt.Errorf("keep what is here of another cluster aside: %w; nothing is lost, try again", err)
 	}
 	if !same && was.ClusterID != "" && was.Node != "" {
-		fmt.Fprintf(out, "That cluster, %s, counts this host until somebody says `relevo remove %s` there.\n", clean(was.Cluster), clean(was.Node))
+		switch {
+		case own && stays == nil:
+			fmt.Fprintf(out, "It has left that cluster, %s, which lets it in with those keys until somebody says `relevo remove %s` there.\n", clean(was.Cluster), clean(was.Node))
+		case own:
+			fmt.Fprintf(out, "That cluster, %s, could not be told, and counts this host until somebody says `relevo remove %s` there: %s\n", clean(was.Cluster), clean(was.Node), clean(stays.Error()))
+		default:
+			fmt.Fprintf(out, "That cluster, %s, counts this host until somebody says `relevo remove %s` there.\n", clean(was.Cluster), clean(was.Node))
+		}
 	}
 	return nil
 }

@@ -213,7 +213,8 @@ func TestMasterLeavesNothing(t *testing.T) {
 	note := filepath.Join(t.TempDir(), "lease")
 	var running []string
 	var trouble error
-	stops, starts := 0, 0
+	stops, starts, goodbyes := 0, 0, 0
+	var untold error
 	stopped := func() {}
 	try := func() (string, error) {
 		var out strings.Builder
@@ -230,7 +231,13 @@ func TestMasterLeavesNothing(t *testing.T) {
 			},
 			config: shed.path("etc/relevo.yaml"),
 			stop:   func(context.Context) error { stops++; stopped(); return nil },
-			start:  func(context.Context) error { starts++; return nil }}}
+			start:  func(context.Context) error { starts++; return nil },
+			goodbye: func(context.Context) error {
+				if goodbyes++; stops == goodbyes {
+					t.Error("the agent that says goodbye was stopped before")
+				}
+				return untold
+			}}}
 		err := j.run(cmd, trustFlags{config: shed.path("etc/relevo.yaml"), pki: shed.path("etc/pki"), gossip: shed.path("etc/gossip.key"), data: shed.path("lib")}, []string{tok.String()})
 		return out.String(), err
 	}
@@ -262,8 +269,8 @@ func TestMasterLeavesNothing(t *testing.T) {
 	running, trouble = nil, errors.New("no bus")
 	refused("no bus")
 	trouble = nil
-	if stops != 0 {
-		t.Error("the agent was stopped for nothing")
+	if stops != 0 || goodbyes != 0 {
+		t.Error("the agent was stopped for nothing, or has left")
 	}
 	stopped = func() { running = []string{"kine.service"} } // it became the master meanwhile
 	refused("sudo systemctl stop kine.service")
@@ -271,7 +278,14 @@ func TestMasterLeavesNothing(t *testing.T) {
 		t.Errorf("stopped %d times, started %d times", stops, starts)
 	}
 	stopped, running = func() {}, nil
-	if out, err := try(); err != nil || !strings.Contains(out, "n2 in the cluster home") {
+	if out, err := try(); err != nil || !strings.Contains(out, "n2 in the cluster home") || !strings.Contains(out, "It has left that cluster, shed") {
+		t.Errorf("%v: %s", err, out)
+	}
+	// And on, with nobody there any more who could be told.
+	barn := newBox(t)
+	barn.must("", "init", "--cluster", "barn", "--node", "b1")
+	at, untold = barn.member(t, &tok), errors.New("no quorum")
+	if out, err := try(); err != nil || !strings.Contains(out, "home, could not be told, and counts this host until somebody says `relevo remove n2` there: no quorum") {
 		t.Errorf("%v: %s", err, out)
 	}
 }

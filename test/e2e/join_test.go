@@ -294,6 +294,9 @@ func (c *cluster) deadBoard(on, dead, board *node) {
 		out, err := board.typed(ctx, join+token)
 		if err == nil {
 			c.t.Log(out)
+			if !strings.Contains(out, "It has left that cluster, shed") {
+				c.t.Error("it did not say goodbye to the cluster that it was in")
+			}
 		}
 		return err
 	}))
