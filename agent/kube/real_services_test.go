@@ -47,7 +47,7 @@ func (r *realAPI) must(c *Client, verb, path, body string) {
 
 // clear takes away what a test published, and web; NAME-x is the slice of NAME.
 func (r *realAPI) clear(names ...string) {
-	c := r.client("secret", "")
+	c := r.admin("")
 	for _, name := range append(names, "web") {
 		for _, path := range []string{services + "/" + name, slicesPath + "/" + name + "-x"} {
 			if err := r.send(c, "DELETE", path, ""); err != nil && !apierrors.IsNotFound(err) {
@@ -134,8 +134,8 @@ func web(name string, port int) string {
 // delete, a restart, a compaction, a server that is gone while things change.
 func realServices(t *testing.T, r *realAPI) {
 	defer r.clear("two", "three")
-	c := r.client("secret", "")
-	f := follow(t, r.client("secret", ""), "")
+	c := r.admin("")
+	f := follow(t, r.admin(""), "")
 	f.until("nothing")
 	r.must(c, "POST", services, serviceText("web", 30080))
 	f.until("no endpoints yet")
@@ -175,7 +175,7 @@ func realServices(t *testing.T, r *realAPI) {
 	// What changes while nobody follows, and is compacted: 410, and a new list.
 	r.stopServer()
 	r.startServer()
-	c2 := r.client("secret", "")
+	c2 := r.admin("")
 	r.must(c2, "DELETE", services+"/web", "")
 	r.must(c2, "POST", services, serviceText("three", 30083))
 	r.must(c2, "POST", slicesPath, slice("three", true))
@@ -186,7 +186,7 @@ func realServices(t *testing.T, r *realAPI) {
 // nothing, and a token that is rotated is read again.
 func realToken(t *testing.T, r *realAPI) {
 	defer r.clear()
-	c := r.client("secret", "")
+	c := r.admin("")
 	r.must(c, "POST", services, serviceText("web", 30080))
 	r.must(c, "POST", slicesPath, slice("web", true))
 	for _, doc := range strings.Split(Manifests(RBAC{Namespace: "kube-system"}), "\n---\n") {
@@ -229,7 +229,7 @@ func realToken(t *testing.T, r *realAPI) {
 // rotatedToken: the watcher that was refused reads its file anew. client-go does so once a
 // minute, so that minute is spent on the other tests.
 func rotatedToken(t *testing.T, r *realAPI) {
-	c := r.client("secret", "")
+	c := r.admin("")
 	r.must(c, "POST", services, serviceText("web", 30080))
 	r.must(c, "POST", slicesPath, slice("web", true))
 	r.rotating.t = t
@@ -261,7 +261,7 @@ func yamlObject(t *testing.T, doc string) (o map[string]any) {
 // realConditions writes conditions to a Node that has others, with the narrow
 // token, and to none at all.
 func realConditions(t *testing.T, r *realAPI) {
-	c := r.client("secret", "")
+	c := r.admin("")
 	for _, doc := range strings.Split(Manifests(RBAC{Namespace: "kube-system", Conditions: true, Nodes: []string{"n1", "n9"}}), "\n---\n") {
 		r.apply(c, doc)
 	}

@@ -4,12 +4,7 @@ package kube
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,22 +52,14 @@ func startReal(t *testing.T) *realAPI {
 		t.Fatal(err)
 	}
 	r := &realAPI{t: t, all: t, dir: t.TempDir(), running: map[string]*exec.Cmd{}}
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sa := r.file("sa.key", string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
-	tokens := r.file("tokens.csv", "secret,relevo,1,system:masters\n")
-	kinePort, apiPort := freePort(t), freePort(t)
-	r.url = fmt.Sprintf("https://127.0.0.1:%d", apiPort)
+	port, err := hosts.FreePort()
+	ok(t, err)
+	kine := fmt.Sprintf("127.0.0.1:%d", port)
 	r.start(bin.Kine, "--endpoint", "sqlite://"+r.dir+"/state.db?_journal=WAL&cache=shared&_busy_timeout=30000",
-		"--listen-address", fmt.Sprintf("127.0.0.1:%d", kinePort), "--metrics-bind-address", "0")
-	r.server = func() {
-		r.start(bin.APIServer, fmt.Sprintf("--etcd-servers=http://127.0.0.1:%d", kinePort), fmt.Sprintf("--secure-port=%d", apiPort),
-			"--bind-address=127.0.0.1", "--cert-dir="+r.dir, "--service-account-key-file="+sa, "--service-account-signing-key-file="+sa,
-			"--service-account-issuer=https://kubernetes.default.svc", "--token-auth-file="+tokens, "--authorization-mode=RBAC",
-			"--service-cluster-ip-range=10.96.0.0/16")
-	}
+		"--listen-address", kine, "--metrics-bind-address", "0")
+	url, args, err := hosts.LoopbackAPI(r.dir, kine)
+	ok(t, err)
+	r.url, r.server = url, func() { r.start(bin.APIServer, args...) }
 	r.server()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -81,7 +68,7 @@ func startReal(t *testing.T) *realAPI {
 		_, err := os.Stat(r.dir + "/apiserver.crt")
 		return err
 	}))
-	ok(t, r.client("secret", "").WaitReady(ctx))
+	ok(t, r.admin("").WaitReady(ctx))
 	t.Logf("ready after %v", time.Since(begin).Round(time.Millisecond))
 	return r
 }
@@ -98,7 +85,7 @@ func (r *realAPI) startServer() {
 	r.server()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
 	defer cancel()
-	ok(r.t, r.client("secret", "").WaitReady(ctx))
+	ok(r.t, r.admin("").WaitReady(ctx))
 }
 
 func (r *realAPI) file(name, text string) string {
@@ -134,6 +121,9 @@ func (r *realAPI) client(token, node string) *Client {
 	return c
 }
 
+// admin is one that may do everything.
+func (r *realAPI) admin(node string) *Client { return r.client(hosts.LoopbackToken, node) }
+
 func ok(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -145,7 +135,7 @@ func ok(t *testing.T, err error) {
 func realCanary(t *testing.T, r *realAPI) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	c := r.client("secret", "")
+	c := r.admin("")
 	for term := uint64(1); term < 3; term++ {
 		r, err := c.Canary(ctx, "n1", term)
 		ok(t, err)
@@ -154,13 +144,4 @@ func realCanary(t *testing.T, r *realAPI) {
 	if _, err := r.client("wrong", "").Canary(ctx, "n1", 9); err == nil {
 		t.Error("a wrong token wrote the canary")
 	}
-}
-
-func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

@@ -28,11 +28,11 @@ func send(t *testing.T, c *Client, verb, path, body string) map[string]any {
 
 // realTakeover: leases and nodes of a real API server.
 func realTakeover(t *testing.T, r *realAPI) {
-	c := r.client("secret", "pi-two")
+	c := r.admin("pi-two")
 	ctx := t.Context()
 	_, err := c.Canary(ctx, "n2", 2) // and kube-system is there
 	ok(t, err)
-	_, err = r.client("secret", "").Canary(ctx, "n9", 3) // knows no name, and forgets none
+	_, err = r.admin("").Canary(ctx, "n9", 3) // knows no name, and forgets none
 	ok(t, err)
 	if names, err := c.NodeNames(ctx); err != nil || names["n2"] != "pi-two" || len(names) != 1 {
 		t.Errorf("the names of nodes: %v, %v", names, err)

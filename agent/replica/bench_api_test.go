@@ -3,22 +3,17 @@ package replica
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"relevo.dev/relevo/agent/replica/kine/kinetest"
+	"relevo.dev/relevo/test/hosts"
 )
 
 // apiServer is a kube-apiserver before a kine, on loopback.
@@ -28,8 +23,6 @@ type apiServer struct {
 	client *http.Client
 }
 
-const apiToken = "secret"
-
 // startAPI runs it until the benchmark ends. It is skipped where none was built.
 func startAPI(b *testing.B, k *kinetest.Server) *apiServer {
 	b.Helper()
@@ -37,30 +30,11 @@ func startAPI(b *testing.B, k *kinetest.Server) *apiServer {
 	if len(found) == 0 {
 		b.Skip("kube-apiserver is not built: `make e2e` builds it")
 	}
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	url, args, err := hosts.LoopbackAPI(b.TempDir(), k.Address)
 	if err != nil {
 		b.Fatal(err)
 	}
-	dir := b.TempDir()
-	sa, tokens := filepath.Join(dir, "sa.key"), filepath.Join(dir, "tokens.csv")
-	for path, text := range map[string]string{
-		sa:     string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
-		tokens: apiToken + ",bench,1,system:masters\n",
-	} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			b.Fatal(err)
-		}
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	s := &apiServer{url: fmt.Sprintf("https://127.0.0.1:%d", port)}
-	s.cmd = exec.Command(found[0], "--etcd-servers=http://"+k.Address, fmt.Sprintf("--secure-port=%d", port), "--bind-address=127.0.0.1", "--cert-dir="+dir,
-		"--service-account-key-file="+sa, "--service-account-signing-key-file="+sa, "--service-account-issuer=https://kubernetes.default.svc",
-		"--token-auth-file="+tokens, "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16")
+	s := &apiServer{url: url, cmd: exec.Command(found[0], args...)}
 	log := &bytes.Buffer{}
 	s.cmd.Stderr = log
 	if err := s.cmd.Start(); err != nil {
@@ -94,7 +68,7 @@ func (s *apiServer) call(ctx context.Context, method, path, body string) error {
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Authorization", "Bearer "+apiToken)
+	req.Header.Set("Authorization", "Bearer "+hosts.LoopbackToken)
 	req.Header.Set("Content-Type", "application/json")
 	res, err := s.client.Do(req)
 	if err != nil {

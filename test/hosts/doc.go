@@ -20,7 +20,7 @@
 //   - lab.go, anchor.sh: the lab, its mount namespace, cgroups, locks, leftovers
 //   - net.go: bridge, cables, partitions, dialling from inside
 //   - host.go, exec.go: one host: power, freezing, commands, files, journals
-//   - kube.go: kine and kube-apiserver as units, and their certificates
+//   - kube.go: kine and kube-apiserver as units, and their certificates; loopback.go: one without hosts
 //   - audit.go: who ran which unit when, seen from outside on one clock
 //
 // # How it stays out of the machine's way
