@@ -18,6 +18,7 @@ import (
 
 	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/config"
+	"relevo.dev/relevo/agent/replica/kine"
 	"relevo.dev/relevo/agent/vip"
 	"relevo.dev/relevo/systemd"
 )
@@ -231,11 +232,10 @@ func checkClock() finding {
 func checkSpace(datastore string) finding {
 	f := finding{Check: "space", Result: resultOK}
 	dir := filepath.Dir(datastore)
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return finding{f.Check, resultWrong, fmt.Sprintf("the folder of the datastore, %s: %v", dir, err), "make it, as on the master"}
+	free, _, err := kine.Left(dir)
+	if err != nil {
+		return finding{f.Check, resultWrong, fmt.Sprintf("the folder of the datastore: %v", err), "make it, as on the master"}
 	}
-	free := fs.Bavail * uint64(fs.Bsize)
 	need := uint64(256 << 20)
 	if st, err := os.Stat(datastore); err == nil {
 		need += 3 * uint64(st.Size())
