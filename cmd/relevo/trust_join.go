@@ -50,8 +50,8 @@ func newJoinCommand() *cobra.Command {
 			"is for. TOKEN may be typed in any case, with or without hyphens.\n\n" +
 			"A FILE is an invitation that `relevo invite` made; - reads a token or an invitation\n" +
 			"from the standard input. The membership in another cluster is never overwritten:\n" +
-			"--leave-old moves its keys, state and configuration into a folder beside, once the\n" +
-			"new cluster has let this host in; never those of a master.",
+			"--leave-old tells that cluster, and moves what this host has of it (keys, state,\n" +
+			"configuration) into a folder beside, once the new one has let it in; never a master's.",
 		Example: "  sudo relevo join 1K3Q9ZXW-…\n  sudo relevo join --address 192.168.1.10 1K3Q9ZXW-…",
 		Args:    cobra.MinimumNArgs(1), // somebody may leave blanks in a token
 		RunE: func(cmd *cobra.Command, args []string) error {
