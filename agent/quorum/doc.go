@@ -6,7 +6,7 @@
 //
 //	state.go, command.go, fsm.go   what is replicated, and what may change it
 //	store.go, ballot.go, journal.go  what a voter keeps on its SD card
-//	transport.go, timing.go, election.go  raft's calls and clocks
+//	transport.go, timing.go, election.go, back.go  raft's calls and clocks
 //	quorum.go, run.go              Open, Run, and the methods
 //	confirm.go                     the proof for S2 and S3
 //	plan.go                        who should vote
@@ -36,6 +36,9 @@
 //   - Two followers that find out together split the vote, and one that finds out
 //     first is refused by the others; both try again one or two timeouts later.
 //     So they take turns, and ask again soon (election.go).
+//
+// And a voter that is back after a while would get nothing for up to ten seconds more: see
+// back.go.
 //
 // Measured with TTL 6 s and three voters (measure_test.go says how to repeat it).
 // Idle: each voter a process with its directory on ext4, TCP on loopback, two busy
