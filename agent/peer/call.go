@@ -171,6 +171,11 @@ func (p *Port) dropIfSilent(node string, err error) {
 	if !errors.Is(err, context.DeadlineExceeded) && !(errors.As(err, &ne) && ne.Timeout()) {
 		return
 	}
+	p.dropIdle(node)
+}
+
+// dropIdle closes the connections to a node that nothing is asked on.
+func (p *Port) dropIdle(node string) {
 	p.mu.Lock()
 	t := p.callers[node]
 	p.mu.Unlock()

@@ -54,14 +54,8 @@ func (w *whereabouts) besides(node, addr string) string {
 // arrived notes where a node that showed its certificate is. Connections to where it was
 // lead nowhere now, or soon: those that nothing is asked on are not used again.
 func (p *Port) arrived(node string, from net.Addr) {
-	if !p.where.came(node, from) {
-		return
-	}
-	p.mu.Lock()
-	t := p.callers[node]
-	p.mu.Unlock()
-	if t != nil {
-		t.CloseIdleConnections()
+	if p.where.came(node, from) {
+		p.dropIdle(node)
 	}
 }
 

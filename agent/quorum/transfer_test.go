@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -17,7 +18,7 @@ const noRest = "QUORUM_NO_TRANSFER_REST"
 // TestTransferToTheUnreachable: who cannot be reached is not asked, and the next time in
 // office everything can be agreed on.
 func TestTransferToTheUnreachable(t *testing.T) {
-	for tries := range 8 {
+	for tries := range 20 {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t)
 			if os.Getenv(noRest) != "" {
@@ -27,11 +28,12 @@ func TestTransferToTheUnreachable(t *testing.T) {
 			defer c.stopAll()
 			c.net.deafen(true, "n1", "n2")
 			c.apply(n1, grant(1, "n1")) // n2 lacks it
-			c.await("n1 to try for a while", func() bool { return c.net.tried("n1", "n2") > 3*tries })
+			c.await("n1 to try for a while", func() bool { return c.net.tried("n1", "n2") > tries })
 			for range 2 {
 				if err := n1.TransferTo(t.Context(), "n2"); err == nil {
 					t.Fatal("n2 cannot be reached, and took over")
 				}
+				time.Sleep(c.times.rest) // after which it is asked again, were it not away
 			}
 			c.net.cut(true, []string{"n1"}, []string{"n2", "n3"})
 			next := c.arbiter("n2", "n3")

@@ -201,7 +201,6 @@ func (w *world) dataLeft() bool {
 	if w.spare != nil && w.spare.served {
 		return false // the board with the copied card served, and was taken away
 	}
-	// That board is taken away in any case, with what is on its card.
 	var f lease.Fact
 	for _, n := range w.nodes {
 		if n.raft.applied.Served >= f.Served {
@@ -209,6 +208,7 @@ func (w *world) dataLeft() bool {
 		}
 	}
 	for _, n := range w.nodes {
+		// The spare board is taken away in any case, with what is on its card.
 		fresh := n.ownTerm > 0 && n.ownTerm >= f.Served || n.copyTerm > 0 && n.copyTerm >= f.Served
 		if n != w.spare && n.candidate && (fresh && slices.Contains(f.InSync, n.name) || f.Served == 0 && (fresh || n.id == 0 && !n.wiped)) {
 			return true
