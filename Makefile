@@ -51,10 +51,8 @@ nemesis: ## N= random faults on real hosts from SEED= (FAULT= in their names), w
 model: ## the lease with fence and watchdog as a formal model, every state of it (spin; under 2 GB)
 	@test/model/check.sh
 
-fuzz: ## every fuzzer for FUZZ= (default 1m)
-	@for p in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
-		for f in $$(grep -h '^func Fuzz' $$p/*_test.go | sed 's/func \(Fuzz[A-Za-z]*\).*/\1/'); do \
-			echo "$$p $$f"; go test $$p -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZ:-1m}; done; done; echo "fuzz: no finding"
+fuzz: ## every fuzzer for FUZZ= (default 1m); RUN= chooses
+	@FUZZ='$(FUZZ)' go run ./test/report fuzz '$(RUN)'
 
 # armhf is built for ARMv6: Raspberry Pi OS calls that armhf, too.
 DEB_ARCHES ?= armhf:arm:6 arm64:arm64: amd64:amd64:

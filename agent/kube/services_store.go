@@ -136,7 +136,9 @@ func (s *store[O, T]) values() (vs []T, synced, full bool) {
 
 // The conversions. What an API server says is believed, but bounded.
 
-func convertService(o *apiService) Service {
+// convertService says false of what has no name that a Service can have: it could not be
+// announced, or told of.
+func convertService(o *apiService) (Service, bool) {
 	s := Service{Namespace: o.Namespace, Name: o.Name, Created: o.CreationTimestamp.Time, Type: o.Spec.Type, Local: o.Spec.Policy == "Local",
 		ExternalIPs: addrs(o.Spec.ExternalIPs), Families: o.Spec.IPFamilies[:min(len(o.Spec.IPFamilies), 2)], Annotations: keepAnnotations(o.Annotations)}
 	if o.Spec.ClusterIP == "None" {
@@ -159,8 +161,10 @@ func convertService(o *apiService) Service {
 		}
 		s.Ports = append(s.Ports, port)
 	}
-	return s
+	return s, named(o.Namespace) && named(o.Name)
 }
+
+func named(s string) bool { return s != "" && cleanName(s) == s }
 
 func addrs(texts []string) (out []netip.Addr) {
 	for _, t := range texts {

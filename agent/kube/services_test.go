@@ -20,7 +20,11 @@ func service(t testing.TB, text string) Service {
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		t.Fatalf("%v in %s", err, text)
 	}
-	return convertService(&o)
+	sv, ok := convertService(&o)
+	if !ok {
+		t.Fatalf("no Service: %s", text)
+	}
+	return sv
 }
 
 const nodePort = `{"metadata": {"name": "web", "namespace": "default", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {"relevo.dev/publish": "true"}},
@@ -172,7 +176,7 @@ func TestFaultsOfSerfPublisher(t *testing.T) {
 		t.Errorf("another master announces\n%sthe one before\n%s", show(after), got)
 	}
 	// What was deleted while nobody looked is in no list.
-	s := newStore(10, func() {}, func(o *apiService) (Service, bool) { return convertService(o), true })
+	s := newStore(10, func() {}, convertService)
 	s.Replace([]any{raw(t, "a"), raw(t, "b")}, "1")
 	s.Replace([]any{raw(t, "b")}, "9")
 	if svs, _, _ := s.values(); len(svs) != 1 || svs[0].Name != "b" {
@@ -313,7 +317,7 @@ func TestManyServices(t *testing.T) {
 	if offers[0].ID != "default/web-0200/http" {
 		t.Errorf("the oldest must stay, the first is %s", offers[0].ID)
 	}
-	s := newStore(10, func() {}, func(o *apiService) (Service, bool) { return convertService(o), true })
+	s := newStore(10, func() {}, convertService)
 	for i := range 30 {
 		s.Add(raw(t, fmt.Sprint("web-", i)))
 	}
@@ -377,6 +381,8 @@ func FuzzTranslate(f *testing.F) {
 	f.Add(strings.Replace(nodePort, "NodePort", "LoadBalancer", 1), "external-mdns.blake.github.io/service-txt", `{"http":{"a":"b"}}`)
 	f.Add(nodePort, "kubelish/service-type", "_x._tcp")
 	f.Add(nodePort, "relevo.dev/host", "-.local")
+	f.Add(`{"metadata": {}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}}`, "relevo.dev/publish", "true")
+	f.Add(strings.Replace(nodePort, `"web"`, `"a\u001bb"`, 1), "relevo.dev/publish", "true")
 	f.Fuzz(func(t *testing.T, text, key, value string) {
 		var o apiService
 		if json.Unmarshal([]byte(text), &o) != nil {
@@ -386,7 +392,10 @@ func FuzzTranslate(f *testing.F) {
 			o.Annotations = map[string]string{}
 		}
 		o.Annotations[key] = value
-		sv := convertService(&o)
+		sv, ok := convertService(&o)
+		if !ok {
+			return
+		}
 		twin := sv
 		twin.Namespace += "2"
 		offers, problems := Translate(view(sv, twin), all, atVIP)

@@ -46,8 +46,8 @@ type Watcher struct {
 func (c *Client) NewWatcher(s Settings, selector string, log *slog.Logger) *Watcher {
 	w := &Watcher{c: c, settings: s, selector: selector, log: log, changes: make(chan struct{}, 1), first: make(chan struct{}), troubles: map[string]error{}}
 	w.services = newStore(maxServices, w.changed, func(o *apiService) (Service, bool) {
-		sv := convertService(o)
-		want := s.Wanted(&sv)
+		sv, want := convertService(o)
+		want = want && s.Wanted(&sv)
 		if want {
 			w.once.Do(func() { close(w.first) })
 		}

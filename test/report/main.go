@@ -1,10 +1,12 @@
 // Command report runs the project's checks, section by section, and says plainly
-// how each went. `make test`, `make e2e`, `make bench` and `make lint` call it.
+// how each went. `make test`, `make e2e`, `make bench`, `make fuzz` and `make lint`
+// call it.
 package main
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,13 +63,20 @@ func main() {
 		r.e2e(onHosts, ".", "./test/hosts", "./test/e2e")
 		rest()
 	case "e2e":
-		r.e2e(onHosts, os.Args[2], "./test/hosts", "./test/e2e", "./agent/kube", "./avahi")
+		r.e2e(onHosts, chosen(), "./test/hosts", "./test/e2e", "./agent/kube", "./avahi")
 	case "bench":
 		r.goTest("benchmarks on real hosts", "-tags", "bench", "-count", "1", "-timeout", "60m", "-v", "-run", "^TestBench", "./test/e2e")
 	case "lint":
 		r.lint()
+	case "fuzz":
+		each, err := time.ParseDuration(cmp.Or(os.Getenv("FUZZ"), "1m"))
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "FUZZ= is how long each fuzzer runs, like 10m: %v\n", err)
+			os.Exit(2)
+		}
+		r.fuzz(chosen(), each)
 	default:
-		fmt.Fprintf(os.Stderr, "report: all, e2e, bench or lint, not %q\n", what)
+		fmt.Fprintf(os.Stderr, "report: all, e2e, bench, fuzz or lint, not %q\n", what)
 		os.Exit(2)
 	}
 	fmt.Printf("\n%s in %v\n", map[bool]string{true: "ALL IS WELL", false: "FAILED"}[r.failed == 0], time.Since(begin).Round(time.Second))
@@ -78,6 +87,14 @@ func main() {
 	if r.failed > 0 {
 		os.Exit(1)
 	}
+}
+
+// chosen is RUN=, of make.
+func chosen() string {
+	if len(os.Args) > 2 {
+		return os.Args[2]
+	}
+	return "."
 }
 
 func (r *run) section(name string) { fmt.Fprintf(r.out, "\n== %s\n", name) }
