@@ -215,7 +215,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
-	if err := a.readRoll(); err != nil {
+	if err := errors.Join(a.comesBack(), a.readRoll()); err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(cfg.DataDir, "bootstrap")); err == nil {

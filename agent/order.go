@@ -22,7 +22,7 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 	a.log.Warn("order", "verb", string(o.Verb), "to", o.To, "force", o.Force, "by", o.By, "why", o.Why)
 	switch o.Verb {
 	case api.VerbLeave:
-		return a.leave(ctx, o)
+		return a.leaveOnce(ctx, o)
 	case api.VerbVerify, api.VerbRehearse:
 		return a.checkStandbys(ctx, o)
 	case api.VerbTokenCreate:

@@ -28,7 +28,8 @@ type trust struct {
 	proofs  proofs
 	friends atomic.Pointer[map[string]bool] // IP addresses of members
 
-	leaving atomic.Bool // this host said that it leaves
+	leaving  atomic.Bool // this host said that it leaves
+	farewell farewell
 
 	voteless  time.Time  // since when this host has kept the CA's key without a vote; keepTrust's
 	enforcing sync.Mutex // one roll is put in force at a time

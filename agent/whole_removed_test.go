@@ -93,6 +93,9 @@ func TestWholeRemoved(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		n2.shutdown()
+		if left, removed := n2.departed(); left || removed != n2.gone() {
+			t.Errorf("how n2 went is not known: %v, %q", left, removed)
+		}
 		n2.enters(tok, "n1")
 		w.until(2*time.Minute, "n2 is a member again", func() bool {
 			m, _ := n1.agent.member("n2")
@@ -101,6 +104,9 @@ func TestWholeRemoved(t *testing.T) {
 		w.ready("n1", 1)
 		if n2.agent.gone.Load() != nil {
 			t.Error("n2 believes that it was removed")
+		}
+		if _, removed := n2.departed(); removed != "" {
+			t.Errorf("n2 is a member, and %s", removed)
 		}
 		if x, err := n2.agent.believe(old); err == nil {
 			t.Errorf("what was said of its former key is taken: %+v", x)

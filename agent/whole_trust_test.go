@@ -353,7 +353,14 @@ func TestWholeGossipThief(t *testing.T) {
 	})
 }
 
-// TestWholeLeave: who leaves is believed because it says so itself.
+// departed is what the command line knows of how a host went.
+func (h *testHost) departed() (left bool, removed string) {
+	was, _ := peer.Earlier(h.cfg.Peer.PKIDir, h.cfg.Gossip.KeyFile)
+	return Departed(h.cfg.DataDir, was)
+}
+
+// TestWholeLeave: who leaves is believed because it says so itself; it can say so again when
+// nobody answers it any more.
 func TestWholeLeave(t *testing.T) {
 	founded(t, "n1 n2 v3 v4", func(t *testing.T, w *world) {
 		w.steady("n1", 1)
@@ -380,8 +387,21 @@ func TestWholeLeave(t *testing.T) {
 			}
 			return n == 3
 		})
+		w.until(2*time.Minute, "nobody answers it", func() bool { return gone.agent.quorum.Leader() == "" })
+		if d, err := gone.order(api.Order{Verb: api.VerbLeave}); err != nil || !strings.Contains(d.Text, "has left") {
+			t.Errorf("asked again it says %q, %v", d.Text, err)
+		}
 		gone.shutdown()
+		if left, removed := gone.departed(); !left || removed != "" {
+			t.Errorf("it is not known that it has left: %v, %q", left, removed)
+		}
+		if left, _ := w.host("n1").departed(); left {
+			t.Error("who has not left has left")
+		}
 		gone.boot()
+		if left, _ := gone.departed(); left {
+			t.Error("who is back has left")
+		}
 		w.until(2*time.Minute, "it is back", func() bool {
 			m, ok := w.host("n1").agent.member(gone.name)
 			return ok && m.Status == member.Alive && gone.meets(w.host("n1")) == nil

@@ -6,7 +6,10 @@ import (
 )
 
 // Membership is a host's in a cluster. What is not known of it is "".
-type Membership struct{ Cluster, ClusterID, Node string }
+type Membership struct {
+	Cluster, ClusterID, Node string
+	Key                      []byte // [KeySum] of its certificate
+}
 
 // Earlier is the membership whose trust files lie in dir; there is one, or what is left of
 // one, if so much as a gossip key lies there.
@@ -16,7 +19,7 @@ func Earlier(dir, gossipKeyFile string) (m Membership, there bool) {
 		m.Cluster, m.ClusterID = ca.Subject.CommonName, ClusterID(ca)
 	}
 	if cert, err := readCert(filepath.Join(dir, nodeCertFile)); err == nil {
-		m.Node = cert.Subject.CommonName
+		m.Node, m.Key = cert.Subject.CommonName, KeySum(cert)
 	}
 	return m, there
 }

@@ -82,16 +82,7 @@ func ReadInvitation(text []byte) (Membership, error) {
 	if err != nil {
 		return Membership{}, fmt.Errorf("read the invitation: %w", err)
 	}
-	return Membership{id.cluster, id.id, id.node}, nil
-}
-
-// InvitedKey is the [KeySum] of the key in an invitation.
-func InvitedKey(text []byte) ([]byte, error) {
-	_, id, err := parseInvitation(text)
-	if err != nil {
-		return nil, fmt.Errorf("read the invitation: %w", err)
-	}
-	return id.KeySum(), nil
+	return Membership{id.cluster, id.id, id.node, id.KeySum()}, nil
 }
 
 // parseInvitation checks an invitation as far as it can be checked by itself.

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -74,12 +75,15 @@ func TestInvitationMakesAMember(t *testing.T) {
 	h, n1 := found(t, "n1")
 	to := newHost(t)
 	inv := h.invite(t, "n2")
-	if w, err := ReadInvitation(inv); err != nil || w != (Membership{"home", n1.ClusterID(), "n2"}) {
+	if w, err := ReadInvitation(inv); err != nil || w.Cluster != "home" || w.ClusterID != n1.ClusterID() || w.Node != "n2" {
 		t.Errorf("%+v, %v", w, err)
 	}
 	n2, err := Accept(inv, to.dir, to.gossip)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if w, there := Earlier(to.dir, to.gossip); !there || w.Node != "n2" || !bytes.Equal(w.Key, n2.KeySum()) {
+		t.Errorf("%+v, %v", w, there)
 	}
 	if n2.Node() != "n2" || n2.Cluster() != "home" || n2.ClusterID() != n1.ClusterID() || len(n2.ClusterID()) != 32 {
 		t.Errorf("%+v", n2)

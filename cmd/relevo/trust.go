@@ -177,11 +177,11 @@ func newInviteCommand(a *app) *cobra.Command {
 				return asRoot(err)
 			}
 			if replace {
-				key, err := peer.InvitedKey(inv)
+				invited, err := peer.ReadInvitation(inv)
 				if err != nil {
 					return err
 				}
-				if _, err := a.order(cmd.Context(), api.Order{Verb: api.VerbReplace, To: args[0], Key: key}); err != nil {
+				if _, err := a.order(cmd.Context(), api.Order{Verb: api.VerbReplace, To: args[0], Key: invited.Key}); err != nil {
 					return err
 				}
 			}

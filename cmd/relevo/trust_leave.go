@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"relevo.dev/relevo/agent"
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/config"
 	"relevo.dev/relevo/agent/leasefile"
@@ -146,6 +147,7 @@ func (l leaving) leave(ctx context.Context, out io.Writer, p *place, next peer.M
 		}
 		return err
 	}
+	left, removed := agent.Departed(p.data, was) // asked before it is moved
 	folders, err := p.setAside(was, !same, there && !same)
 	if len(folders) > 0 {
 		fmt.Fprintf(out, "What this host had of the cluster before is kept in %s, for root alone: remove it when nobody needs it.\n", strings.Join(folders, " and "))
@@ -155,7 +157,9 @@ func (l leaving) leave(ctx context.Context, out io.Writer, p *place, next peer.M
 	}
 	if !same && was.ClusterID != "" && was.Node != "" {
 		switch {
-		case own && stays == nil:
+		case removed != "":
+			fmt.Fprintf(out, "That cluster does not count it any more: %s.\n", clean(removed))
+		case own && stays == nil || left: // also if this was cut off after it, and typed again
 			fmt.Fprintf(out, "It has left that cluster, %s, which lets it in with those keys until somebody says `relevo remove %s` there.\n", clean(was.Cluster), clean(was.Node))
 		case own:
 			fmt.Fprintf(out, "That cluster, %s, could not be told, and counts this host until somebody says `relevo remove %s` there: %s\n", clean(was.Cluster), clean(was.Node), clean(stays.Error()))

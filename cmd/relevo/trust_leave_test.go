@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -287,6 +289,47 @@ func TestMasterLeavesNothing(t *testing.T) {
 	at, untold = barn.member(t, &tok), errors.New("no quorum")
 	if out, err := try(); err != nil || !strings.Contains(out, "home, could not be told, and counts this host until somebody says `relevo remove n2` there: no quorum") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestLeftBefore: who was cut off after the goodbye and types the line again, or was removed, is
+// not told that the cluster it left still counts it.
+func TestLeftBefore(t *testing.T) {
+	a, shed := newBox(t), newBox(t)
+	a.must("", "init", "--cluster", "home", "--node", "n1")
+	shed.must("", "init", "--cluster", "shed", "--node", "s1")
+	var tok peer.Token
+	at := a.member(t, &tok)
+	const left, counts = "It has left that cluster, shed, which lets it in with those keys", "counts this host until somebody says `relevo remove s2`"
+	hexa := func(key []byte) string { return hex.EncodeToString(key) + "\n" }
+	removal := func(key []byte) string {
+		return `{"node":"s2","key":"` + base64.StdEncoding.EncodeToString(key) + `","by":"ann@s1","at":"2026-01-02T03:04:05Z"}`
+	}
+	other := make([]byte, 32)
+	for _, test := range []struct {
+		file string
+		text func(key []byte) string
+		want string
+	}{
+		{"departed", hexa, left},
+		{"departed", func([]byte) string { return hexa(other) }, counts}, // it joined again since
+		{"departed", func(key []byte) string { return hexa(key) + "x" }, counts},
+		{"departed", func([]byte) string { return "" }, counts},
+		{"removed.json", removal, "That cluster does not count it any more: this host was removed from the cluster shed by ann@s1 on 2026-01-02 03:04 UTC."},
+		{"removed.json", func([]byte) string { return removal(other) }, counts},
+	} {
+		b := newBox(t)
+		b.must(shed.must("", "invite", "s2"), "join", "-")
+		os.MkdirAll(b.path("lib"), 0o700)
+		was, _ := peer.Earlier(b.path("etc/pki"), b.path("etc/gossip.key"))
+		text := test.text(was.Key)
+		if err := os.WriteFile(b.path("lib/"+test.file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out := b.must("", "join", "--no-start", "--leave-old", "--node", "n2", "--address", at, tok.String())
+		if !strings.Contains(out, test.want) || test.want != counts && strings.Contains(out, counts) || b.has("lib/"+test.file) {
+			t.Errorf("%s with %q: it says %s", test.file, text, out)
+		}
 	}
 }
 

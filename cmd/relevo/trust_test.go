@@ -196,8 +196,8 @@ func TestInviteTakenName(t *testing.T) {
 	src := &asked{}
 	a.socket = serve(t, src)
 	inv := a.must("", "invite", "--replace", "n2")
-	key, err := peer.InvitedKey([]byte(inv))
-	if err != nil || src.order.Verb != api.VerbReplace || src.order.To != "n2" || !bytes.Equal(src.order.Key, key) {
+	invited, err := peer.ReadInvitation([]byte(inv))
+	if err != nil || src.order.Verb != api.VerbReplace || src.order.To != "n2" || !bytes.Equal(src.order.Key, invited.Key) {
 		t.Errorf("%+v, %v", src.order, err)
 	}
 	src.err = errors.New("n2 is alive")
