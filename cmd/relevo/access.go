@@ -93,7 +93,7 @@ func (a *app) createAccess(ctx context.Context, r api.AccessRequest, out string)
 		}
 		return fmt.Errorf("write the access: %w", err)
 	}
-	fmt.Fprintf(a.stdout, "The access of %s is in %s: %s until %s. It is a secret.\n\n  relevo --context %[2]s status\n", made.Access.Name, out, made.Access.Role, made.Access.Expires.Local().Format(time.DateTime))
+	fmt.Fprintf(a.stdout, "The access of %s is in %s: %s until %s. It is a secret.\n\n  relevo --context %[2]s status\n", clean(made.Access.Name), out, clean(string(made.Access.Role)), made.Access.Expires.Local().Format(time.DateTime))
 	return nil
 }
 

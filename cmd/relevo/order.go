@@ -103,7 +103,7 @@ func (o order) command(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.stdout, "%s is the master in term %d, after %v\n", m.Node, m.Term, a.now().Sub(begin).Round(100*time.Millisecond))
+		fmt.Fprintf(a.stdout, "%s is the master in term %d, after %v\n", clean(m.Node), m.Term, a.now().Sub(begin).Round(100*time.Millisecond))
 		return nil
 	}
 	return cmd

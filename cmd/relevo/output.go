@@ -3,10 +3,12 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -37,19 +39,20 @@ func (f *format) Set(s string) error {
 	return nil
 }
 
-// encode writes v for machines.
+// encode writes v for machines. They often are a terminal with a person in front of it, so
+// what cannot be printed is escaped: it means the same.
 func encode(f format, v any) (string, error) {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return "", err
 	}
 	if f == formatJSON {
-		return string(b) + "\n", nil
+		return escape(f, string(b)) + "\n", nil
 	}
 	// JSON is YAML already; only its style has to go. So the two formats have the
 	// same keys in the same order without a second set of tags.
 	var n yaml.Node
-	if err := yaml.Unmarshal(b, &n); err != nil {
+	if err := yaml.Unmarshal([]byte(escape(f, string(b))), &n); err != nil {
 		return "", err
 	}
 	plainStyle(&n)
@@ -59,12 +62,41 @@ func encode(f format, v any) (string, error) {
 	if err := enc.Encode(&n); err != nil {
 		return "", err
 	}
-	return out.String(), enc.Close()
+	if err := enc.Close(); err != nil {
+		return "", err
+	}
+	return escape(f, out.String()), nil
+}
+
+// escape replaces what cannot be printed by how strings of JSON, and such of YAML in double
+// quotes, write it: \u009b.
+func escape(f format, text string) string {
+	steers := func(r rune) bool { return r != '\n' && unprintable(r) }
+	if !strings.ContainsFunc(text, steers) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		switch hi, lo := utf16.EncodeRune(r); {
+		case !steers(r):
+			b.WriteRune(r)
+		case r <= 0xffff:
+			fmt.Fprintf(&b, "\\u%04x", r)
+		case f == formatYAML:
+			fmt.Fprintf(&b, "\\U%08x", r)
+		default:
+			fmt.Fprintf(&b, "\\u%04x\\u%04x", hi, lo)
+		}
+	}
+	return b.String()
 }
 
 func plainStyle(n *yaml.Node) {
 	if len(n.Content) > 0 || n.Kind == yaml.ScalarNode {
 		n.Style = 0
+	}
+	if n.Kind == yaml.ScalarNode && strings.ContainsFunc(n.Value, unprintable) {
+		n.Style = yaml.DoubleQuotedStyle
 	}
 	for _, c := range n.Content {
 		plainStyle(c)
@@ -109,6 +141,13 @@ func (p *page) line(spans ...span) {
 
 func (p *page) text(format string, args ...any) { p.line(span{text: fmt.Sprintf(format, args...)}) }
 
+// Bounds of a table: what is right next to a text that is wider is not aligned, and nobody
+// reads more rows. Without them a short answer could be made to fill a memory.
+const (
+	maxColumn = 120
+	maxRows   = 20000
+)
+
 // table aligns columns. The last one of a row is not padded.
 func (p *page) table(head []string, rows [][]span) {
 	all := make([][]span, 0, len(rows)+1)
@@ -119,14 +158,14 @@ func (p *page) table(head []string, rows [][]span) {
 		}
 		all = append(all, h)
 	}
-	all = append(all, rows...)
+	all = append(all, rows[:min(len(rows), maxRows)]...)
 	var widths []int
 	for _, row := range all {
 		for i, c := range row {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], width(c.text))
+			widths[i] = max(widths[i], min(width(c.text), maxColumn))
 		}
 	}
 	for _, row := range all {
@@ -137,10 +176,13 @@ func (p *page) table(head []string, rows [][]span) {
 		for i, c := range row[:last+1] {
 			p.write(c)
 			if i < last {
-				p.b.WriteString(strings.Repeat(" ", widths[i]-width(c.text)+2))
+				p.b.WriteString(strings.Repeat(" ", max(widths[i]-width(c.text), 0)+2))
 			}
 		}
 		p.b.WriteByte('\n')
+	}
+	if more := len(rows) - maxRows; more > 0 {
+		p.text("(%d more)", more)
 	}
 }
 
@@ -163,6 +205,15 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// cleanLines is clean for a text of several lines.
+func cleanLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = clean(l)
+	}
+	return strings.Join(lines, "\n")
 }
 
 func unprintable(r rune) bool {
@@ -189,7 +240,7 @@ func human(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {
 	case d < 0:
-		return "-" + human(-d)
+		return "-" + human(-max(d, -math.MaxInt64)) // the least has no opposite
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1fs", d.Seconds())
 	case d < time.Minute:

@@ -49,10 +49,10 @@ func run(ctx context.Context, args []string, a *app) int {
 	case err == nil:
 		return a.code
 	case !a.ran:
-		fmt.Fprintf(a.stderr, "relevo: %v\nSee `%s --help`.\n", err, cmd.CommandPath())
+		fmt.Fprintf(a.stderr, "relevo: %s\nSee `%s --help`.\n", cleanLines(err.Error()), cmd.CommandPath())
 		return exitUsage
 	}
-	fmt.Fprintf(a.stderr, "relevo: %v\n", err)
+	fmt.Fprintf(a.stderr, "relevo: %s\n", cleanLines(err.Error())) // much of it is another's word
 	var coded interface{ ExitCode() int }
 	if errors.As(err, &coded) {
 		return coded.ExitCode()

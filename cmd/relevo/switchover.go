@@ -65,7 +65,7 @@ func newSwitchoverCommand(a *app) *cobra.Command {
 		if done.Plan != nil && m.Node == done.Plan.From {
 			return fmt.Errorf("nobody had everything, so %s goes on as the master, in term %d, after %v; `relevo explain` tells why", m.Node, m.Term, took)
 		}
-		fmt.Fprintf(a.stdout, "%s is the master in term %d, after %v\n", m.Node, m.Term, took)
+		fmt.Fprintf(a.stdout, "%s is the master in term %d, after %v\n", clean(m.Node), m.Term, took)
 		return nil
 	}
 	return cmd
