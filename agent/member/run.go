@@ -71,8 +71,14 @@ func (p *Pool) Run(ctx context.Context) error {
 
 var errBegin = errors.New("enter the gossip pool")
 
-// open opens the network for a session.
-func (p *Pool) open(c *memberlist.Config) error {
+// open opens the network for a session, whose events all go to events.
+//
+// Serf puts a helper of its own before the channel in its configuration. It answers what
+// other members ask of Serf itself, and among that is which gossip keys there are, and orders
+// to change them: a thief of the key would be told the new one while it is brought in. So
+// the channel is put back, before there is anybody who reads it there.
+func (p *Pool) open(conf *serf.Config, events chan<- serf.Event) error {
+	c := conf.MemberlistConfig
 	open := p.cfg.Transport
 	if open == nil {
 		open = func(bind string, port int) (memberlist.NodeAwareTransport, error) {
@@ -83,19 +89,21 @@ func (p *Pool) open(c *memberlist.Config) error {
 	if err != nil {
 		return err
 	}
-	c.Transport = bound(t)
+	b := bound(t)
+	b.first = func() { conf.EventCh = events }
+	c.Transport = b
 	return nil
 }
 
 // runSession is one life of Serf, until ctx ends or a restart at the address next
 // is wanted.
 func (p *Pool) runSession(ctx context.Context, advertise string) (next string, err error) {
-	events := make(chan serf.Event, 256)
+	events := make(chan serf.Event, 1024)
 	conf, err := p.settings(advertise, events)
 	if err != nil {
 		return "", fmt.Errorf("%w at %s: %w", errBegin, advertise, err)
 	}
-	if err := p.open(conf.MemberlistConfig); err != nil {
+	if err := p.open(conf, events); err != nil {
 		return "", fmt.Errorf("%w at %s: %w; is another agent using the port?", errBegin, advertise, err)
 	}
 	p.mu.Lock()

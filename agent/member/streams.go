@@ -23,6 +23,7 @@ type bounded struct {
 	end     chan struct{}
 	once    sync.Once
 	wg      sync.WaitGroup
+	first   func() // before memberlist begins; nil afterwards
 
 	mu   sync.Mutex
 	open map[string]int // by IP
@@ -72,6 +73,15 @@ func (b *bounded) leave(ip string) {
 	if b.open[ip]--; b.open[ip] == 0 {
 		delete(b.open, ip)
 	}
+}
+
+// FinalAdvertiseAddr is the first that memberlist asks, before anything of it runs.
+func (b *bounded) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
+	if b.first != nil {
+		b.first()
+		b.first = nil
+	}
+	return b.NodeAwareTransport.FinalAdvertiseAddr(ip, port)
 }
 
 // StreamCh gives the streams that were taken.
