@@ -68,6 +68,7 @@ func main() {
 		r.goTest("benchmarks on real hosts", "-tags", "bench", "-count", "1", "-timeout", "60m", "-v", "-run", "^TestBench", "./test/e2e")
 	case "lint":
 		r.lint()
+		r.vulnerabilities()
 	case "fuzz":
 		each, err := time.ParseDuration(cmp.Or(os.Getenv("FUZZ"), "1m"))
 		if err != nil {
@@ -167,6 +168,22 @@ func (r *run) lint() {
 	r.check("go vet, with the tests that need real hosts", nil, false, "go", "vet", "-tags", "e2e,bench", "./...")
 	r.check("staticcheck", nil, true, "go", "tool", "-modfile=packaging/tools/go.mod", "staticcheck", "-tests=false", "./...")
 	r.check("no file over 500 lines", nil, true, "sh", "-c", `git ls-files '*.go' | xargs wc -l | awk '$1 > 500 && $2 != "total"'`)
+}
+
+// vulnerabilities asks the database of Go's vulnerabilities, vuln.go.dev or what VULNDB=
+// names (a copy: file:///…), for those that the program reaches.
+func (r *run) vulnerabilities() {
+	out, err := r.command("go", "tool", "-modfile=packaging/tools/go.mod", "govulncheck", "-db", cmp.Or(os.Getenv("VULNDB"), "https://vuln.go.dev"), "./...").CombinedOutput()
+	switch {
+	case err == nil:
+		r.passed++
+		fmt.Fprintln(r.out, "ok    govulncheck")
+	case !bytes.Contains(out, []byte("fetching vulnerabilities")):
+		r.failed++
+		fmt.Fprintf(r.out, "FAIL  govulncheck: %v\n%s\n", err, out)
+	default:
+		r.skip("govulncheck: " + strings.TrimSpace(string(out)))
+	}
 }
 
 // prepare begins to make what the end-to-end tests need, as root: on a new machine that
