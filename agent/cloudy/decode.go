@@ -48,15 +48,21 @@ func Decode(tag string, limits Limits) ([]Entry, error) {
 	if plain == nil {
 		return nil, fmt.Errorf("read Cloudy's list of services: %w", err)
 	}
-	entries, err2 := parse(plain, limits.Entries)
-	if err2 != nil && len(plain) > 0 && bytes.ContainsRune(plain, '\'') {
-		// Nodes of before October 2018 wrap the last service in apostrophes.
-		if more, err3 := parse(bytes.ReplaceAll(plain, []byte{'\''}, []byte{'"'}), limits.Entries); len(more) > len(entries) {
-			entries, err2 = more, err3
-		}
-	}
+	entries, err2 := parseAny(plain, limits.Entries)
 	if err = errors.Join(err, err2); err != nil {
 		err = fmt.Errorf("read Cloudy's list of services: %w", err)
+	}
+	return entries, err
+}
+
+// parseAny reads what nodes of any year write: those of before October 2018 wrap the last
+// service in apostrophes.
+func parseAny(plain []byte, max int) ([]Entry, error) {
+	entries, err := parse(plain, max)
+	if err != nil && bytes.IndexByte(plain, '\'') >= 0 {
+		if more, err2 := parse(bytes.ReplaceAll(plain, []byte{'\''}, []byte{'"'}), max); len(more) > len(entries) {
+			return more, err2
+		}
 	}
 	return entries, err
 }

@@ -187,8 +187,8 @@ func FuzzDecodePlain(f *testing.F) {
 	f.Add([]byte(`[{"s":"http","d":"x","m":"pi.guifi.local","i":"10.1.2.3","p":80,"e":"home","t":"a=1&b=2 c"}]`))
 	f.Add([]byte(`[{'s':'http','d':'x'},{"s":"\u003c\ud800","d":"\u202e<","D":[[[{}]]]},null,`))
 	f.Fuzz(func(t *testing.T, plain []byte) {
-		got, err := Decode(tagOf(string(plain)), Limits{Plain: 4 << 10, Entries: 20})
-		if len(got) > 20 || err == nil && len(plain) > 4<<10 {
+		got, err := parseAny(plain, 20) // what it is packed in is FuzzDecodeTag's
+		if len(got) > 20 {
 			t.Errorf("%d entries, %v", len(got), err)
 		}
 		for _, e := range got {
