@@ -17,16 +17,17 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
 )
 
 // Config says how to reach the API.
 type Config struct {
 	URL            string
 	CAFile         string
-	TokenFile      string // read again when it changes
+	TokenFile      string
 	ClientCertFile string
 	ClientKeyFile  string
 	// Node is what Kubernetes calls this host; the canary notes it. "" = not noted.
@@ -47,8 +48,8 @@ type Client struct {
 // maxBody bounds what is read of an answer that is text.
 const maxBody = 64 << 10
 
-// New makes a client. Files are read when it is used first: on a standby they may
-// not be there yet, so make it anew for each promotion.
+// New makes a client. It reads the files that cfg names: on a standby they may not be
+// there yet, so make it anew for each promotion. What they say later is taken up.
 func New(cfg Config) (*Client, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 5 * time.Second
@@ -56,36 +57,28 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Dial == nil {
 		cfg.Dial = dial
 	}
-	scheme := runtime.NewScheme()
-	knownTypes(scheme)
-	rc := &rest.Config{
-		Host:            cfg.URL,
-		APIPath:         "/api",
-		BearerTokenFile: cfg.TokenFile,
-		TLSClientConfig: rest.TLSClientConfig{CAFile: cfg.CAFile, CertFile: cfg.ClientCertFile, KeyFile: cfg.ClientKeyFile, NextProtos: []string{"http/1.1"}},
-		UserAgent:       "relevo",
-		Dial:            cfg.Dial,
-		QPS:             50, Burst: 100,
-		ContentConfig: rest.ContentConfig{
-			GroupVersion:         &coreV1,
-			NegotiatedSerializer: serializer.NewCodecFactory(scheme).WithoutConversion(),
-			ContentType:          runtime.ContentTypeJSON,
-			AcceptContentTypes:   runtime.ContentTypeJSON,
-		},
-	}
-	h, err := rest.HTTPClientFor(rc)
+	t, err := newTransport(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the client of %s: %w", cfg.URL, err)
 	}
-	r, err := rest.RESTClientForConfigAndClient(rc, h)
-	if err != nil {
-		return nil, fmt.Errorf("prepare the client of %s: %w", cfg.URL, err)
+	h := &http.Client{Transport: t}
+	limit := flowcontrol.NewTokenBucketRateLimiter(50, 100) // a second, at once
+	client := func(apiPath string, of schema.GroupVersion) (*rest.RESTClient, error) {
+		base, versioned, err := rest.DefaultServerURL(cfg.URL, apiPath, of, cfg.CAFile != "" || cfg.ClientCertFile != "")
+		if err != nil {
+			return nil, fmt.Errorf("prepare the client of %s: %w", cfg.URL, err)
+		}
+		return rest.NewRESTClient(base, versioned, rest.ClientContentConfig{
+			ContentType: runtime.ContentTypeJSON, AcceptContentTypes: runtime.ContentTypeJSON, GroupVersion: of, Negotiator: codec{},
+		}, limit, h)
 	}
-	disco := *rc
-	disco.APIPath, disco.GroupVersion = "/apis", &discoveryV1
-	d, err := rest.RESTClientForConfigAndClient(&disco, h)
+	r, err := client("/api", coreV1)
 	if err != nil {
-		return nil, fmt.Errorf("prepare the client of %s: %w", cfg.URL, err)
+		return nil, err
+	}
+	d, err := client("/apis", discoveryV1)
+	if err != nil {
+		return nil, err
 	}
 	return &Client{rest: r, discovery: d, http: h, cfg: cfg}, nil
 }

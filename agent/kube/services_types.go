@@ -82,7 +82,7 @@ type apiNodeList struct {
 	Items           []apiNode `json:"items"`
 }
 
-// The decoder needs copies to be possible; nothing of these is changed once decoded,
+// runtime.Object wants copies to be possible; nothing of these is changed once decoded,
 // so that a copy may share what it points to.
 
 func (o *apiService) DeepCopyObject() runtime.Object     { c := *o; return &c }
@@ -91,15 +91,3 @@ func (o *apiSlice) DeepCopyObject() runtime.Object       { c := *o; return &c }
 func (o *apiSliceList) DeepCopyObject() runtime.Object   { c := *o; return &c }
 func (o *apiNode) DeepCopyObject() runtime.Object        { c := *o; return &c }
 func (o *apiNodeList) DeepCopyObject() runtime.Object    { c := *o; return &c }
-
-// knownTypes tells the decoder of them.
-func knownTypes(scheme *runtime.Scheme) {
-	scheme.AddKnownTypes(coreV1, &ConfigMap{})
-	for kind, o := range map[string]runtime.Object{"Service": &apiService{}, "ServiceList": &apiServiceList{}, "Node": &apiNode{}, "NodeList": &apiNodeList{}} {
-		scheme.AddKnownTypeWithName(coreV1.WithKind(kind), o)
-	}
-	scheme.AddKnownTypeWithName(discoveryV1.WithKind("EndpointSlice"), &apiSlice{})
-	scheme.AddKnownTypeWithName(discoveryV1.WithKind("EndpointSliceList"), &apiSliceList{})
-	metav1.AddToGroupVersion(scheme, coreV1)
-	metav1.AddToGroupVersion(scheme, discoveryV1)
-}

@@ -18,7 +18,7 @@ type ConfigMap struct {
 	Data              map[string]string `json:"data,omitempty"`
 }
 
-// DeepCopyObject is what the decoder needs.
+// DeepCopyObject is what a runtime.Object has.
 func (c *ConfigMap) DeepCopyObject() runtime.Object {
 	out := *c
 	out.ObjectMeta = *c.ObjectMeta.DeepCopy()
