@@ -171,6 +171,9 @@ func ParseContext(text []byte) (*Context, error) {
 	if err != nil {
 		return nil, fmt.Errorf("it is damaged: CA: %w", err)
 	}
+	if err := CheckCA(ca); err != nil {
+		return nil, fmt.Errorf("it is damaged: %w", err)
+	}
 	cert, err := x509.ParseCertificate(c.Cert)
 	if err != nil {
 		return nil, fmt.Errorf("it is damaged: certificate: %w", err)
@@ -191,8 +194,12 @@ func ParseContext(text []byte) (*Context, error) {
 		}
 	}
 	i := &Identity{cluster: ca.Subject.CommonName, id: ClusterID(ca), key: key, files: []*x509.Certificate{ca}, floor: ca.NotBefore}
-	if _, err := i.accessOf(cert, ca.NotBefore); err != nil {
+	is, err := i.accessOf(cert, ca.NotBefore)
+	switch {
+	case err != nil:
 		return nil, err
+	case is.Name != c.Name || i.cluster != c.Cluster || c.Role != "" && validLabel("role", c.Role) != nil:
+		return nil, errors.New("it contradicts itself")
 	}
 	i.use(cert)
 	c.tls = i.ClientTLS("", ProtoClient) // any node of the cluster
