@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"sync"
 	"time"
@@ -171,7 +172,7 @@ func (a *agent) Audit(ctx context.Context) (api.Audit, error) {
 		})
 	}
 	wg.Wait()
-	slices.SortStableFunc(out.Records, func(x, y api.AuditRecord) int { return y.At.Compare(x.At) })
+	sort.SliceStable(out.Records, func(i, j int) bool { return out.Records[i].At.After(out.Records[j].At) })
 	slices.Sort(out.Failed)
 	return out, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -108,7 +109,7 @@ func (a *agent) sights(ctx context.Context) []api.Sight {
 		})
 	}
 	wg.Wait()
-	slices.SortStableFunc(out, func(x, y api.Sight) int { return x.At.Compare(y.At) })
+	sort.SliceStable(out, func(i, j int) bool { return out[i].At.Before(out[j].At) })
 	return out
 }
 

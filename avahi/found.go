@@ -3,6 +3,7 @@ package avahi
 import (
 	"maps"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 )
@@ -46,7 +47,7 @@ func (f *found) all() []Entry {
 			}
 		}
 	}
-	slices.SortStableFunc(out, compareEntries)
+	sort.SliceStable(out, func(i, j int) bool { return compareEntries(out[i], out[j]) < 0 })
 	return slices.CompactFunc(out, func(a, b Entry) bool { return compareEntries(a, b) == 0 })
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -57,7 +58,7 @@ func linksOf(ifs []net.Interface, addrs func(net.Interface) []net.Addr) links {
 			l.ifs = append(l.ifs, i)
 		}
 	}
-	slices.SortFunc(l.addrs, netip.Addr.Compare)
+	sort.Slice(l.addrs, func(i, j int) bool { return l.addrs[i].Less(l.addrs[j]) })
 	l.addrs = slices.Compact(l.addrs)
 	return l
 }

@@ -1,7 +1,6 @@
 package avahi
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 )
@@ -134,6 +133,6 @@ func TypeName(t string) string {
 // sortedTypes are types without what is none, each once.
 func sortedTypes(ts []string) []string {
 	out := slices.Clone(ts)
-	slices.SortFunc(out, cmp.Compare[string])
+	slices.Sort(out)
 	return slices.DeleteFunc(slices.Compact(out), func(t string) bool { return t != AllTypes && !ValidType(t) })
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -57,7 +58,7 @@ func (m *Monitor) findSensors() {
 			}
 		}
 	}
-	slices.SortStableFunc(m.has.sensors, func(a, b sensor) int { return a.rank - b.rank })
+	sort.SliceStable(m.has.sensors, func(i, j int) bool { return m.has.sensors[i].rank < m.has.sensors[j].rank })
 }
 
 func (m *Monitor) addSensor(s sensor) {

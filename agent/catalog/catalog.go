@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 )
@@ -146,8 +147,9 @@ func (c *Catalog) rebuild() {
 			problems = append(problems, Problem{Text: fmt.Sprintf("%d services of origin %s are left out: %d are allowed on a host, each once", dropped, origin, maxEntries)})
 		}
 	}
-	slices.SortFunc(own, func(a, b Entry) int {
-		return cmp.Or(cmp.Compare(slices.Index(origins, a.Origin), slices.Index(origins, b.Origin)), cmp.Compare(a.ID, b.ID))
+	sort.Slice(own, func(i, j int) bool {
+		a, b := &own[i], &own[j]
+		return cmp.Or(cmp.Compare(slices.Index(origins, a.Origin), slices.Index(origins, b.Origin)), cmp.Compare(a.ID, b.ID)) < 0
 	})
 	c.own = own
 	if c.mine.encode(own, problems) {
@@ -214,7 +216,7 @@ func (c *Catalog) All() []Entry {
 	if !slices.ContainsFunc(out, func(e Entry) bool { return e.Origin == Kubernetes }) {
 		out = append(out, c.orphans()...)
 	}
-	slices.SortFunc(out, compare)
+	sort.Slice(out, func(i, j int) bool { return compare(out[i], out[j]) < 0 })
 	type place struct{ name, typ, node, host, addrs, port string }
 	once := map[place]bool{}
 	return slices.DeleteFunc(out, func(e Entry) bool {
@@ -241,7 +243,7 @@ func (c *Catalog) Problems() []Problem {
 			out = append(out, r.problems...)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Problem) int { return cmp.Compare(a.Node, b.Node) })
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Node < out[j].Node })
 	return out
 }
 

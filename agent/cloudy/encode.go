@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 
 	"relevo.dev/relevo/agent/cloudy/bz2"
@@ -61,7 +62,9 @@ type service struct {
 func Encode(entries []Entry, here Here, limit int) (tag string, left []Left) {
 	limit = cmp.Or(limit, MaxTag)
 	entries = slices.Clone(entries)
-	slices.SortFunc(entries, func(a, b Entry) int { return cmp.Or(a.Since.Compare(b.Since), compare(a, b)) })
+	sort.Slice(entries, func(i, j int) bool {
+		return cmp.Or(entries[i].Since.Compare(entries[j].Since), compare(entries[i], entries[j])) < 0
+	})
 	var all []one
 	seen := map[service]bool{}
 	for _, e := range entries {
@@ -177,8 +180,9 @@ func pack(list []one) string {
 	for i, o := range list {
 		services[i] = o.service
 	}
-	slices.SortFunc(services, func(a, b service) int {
-		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Description, b.Description), cmp.Compare(a.Addr, b.Addr), cmp.Compare(a.Port, b.Port))
+	sort.Slice(services, func(i, j int) bool {
+		a, b := &services[i], &services[j]
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Description, b.Description), cmp.Compare(a.Addr, b.Addr), cmp.Compare(a.Port, b.Port)) < 0
 	})
 	return base64.StdEncoding.EncodeToString(bz2.Compress(marshal(services)))
 }

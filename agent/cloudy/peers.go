@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/hashicorp/serf/serf"
@@ -128,7 +129,7 @@ func since(entries, before []Entry, node string, now time.Time) []Entry {
 			}
 		}
 	}
-	slices.SortFunc(entries, compare)
+	sort.Slice(entries, func(i, j int) bool { return compare(entries[i], entries[j]) < 0 })
 	return entries
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -56,7 +57,7 @@ func (s *Standin) search(ctx context.Context, args []string) error {
 // with or without what follows its name.
 func match(entries []Entry, here Here, kind, host string) []one {
 	entries = slices.Clone(entries)
-	slices.SortFunc(entries, compare)
+	sort.Slice(entries, func(i, j int) bool { return compare(entries[i], entries[j]) < 0 })
 	var list []one
 	for _, e := range entries {
 		s := wire(e, here)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"syscall"
@@ -229,7 +230,7 @@ func (i *Inspector) k3s(execs map[string]systemd.Exec) (map[string]string, []Fin
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b Finding) int { return strings.Compare(a.What, b.What) })
+	sort.Slice(out, func(i, j int) bool { return out[i].What < out[j].What })
 	return settings, out
 }
 

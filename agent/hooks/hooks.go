@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -203,7 +204,7 @@ func (r *Runner) Problems() []Problem {
 			out = append(out, Problem{path, h.failed, "correct it; `journalctl -t relevo-hook` has what it said"})
 		}
 	}
-	slices.SortFunc(out, func(a, b Problem) int { return strings.Compare(a.Path, b.Path) })
+	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
 	return out
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 	"time"
 )
@@ -176,7 +177,7 @@ func newTranslation(v View, p Place) *translation {
 	for _, e := range v.Endpoints {
 		t.endpoints[e.Service] = append(t.endpoints[e.Service], e)
 	}
-	slices.SortFunc(t.nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
+	sort.Slice(t.nodes, func(i, j int) bool { return t.nodes[i].Name < t.nodes[j].Name })
 	for i, n := range t.nodes {
 		if n.Name == p.Node || p.Addr.IsValid() && slices.Contains(n.Internal, p.Addr) {
 			t.self = &t.nodes[i]
@@ -266,6 +267,6 @@ func (t *translation) finish() []Offer {
 	if t.unsaid > 0 {
 		t.problems = append(t.problems, fmt.Sprintf("%d more things are wrong with annotations of Services", t.unsaid))
 	}
-	slices.SortFunc(out, func(a, b Offer) int { return cmp.Compare(a.ID, b.ID) })
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 	return out
 }

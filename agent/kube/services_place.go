@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"sort"
 )
 
 // locate works out where a port can be reached, and whether at all. The order is:
@@ -83,7 +84,9 @@ func (t *translation) order(addrs []netip.Addr) []netip.Addr {
 		}
 		return 1
 	}
-	slices.SortFunc(out, func(a, b netip.Addr) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Compare(b)) })
+	sort.Slice(out, func(i, j int) bool {
+		return cmp.Or(cmp.Compare(rank(out[i]), rank(out[j])), out[i].Compare(out[j])) < 0
+	})
 	out = slices.Compact(out)
 	if i := slices.IndexFunc(out, t.down); i > 0 {
 		out = out[:i]

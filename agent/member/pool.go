@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -250,7 +251,7 @@ func (p *Pool) Members() []Member {
 		}
 		out = append(out, Member{m.Name, m.Addr.String(), int(m.Port), st, maps.Clone(m.Tags), at})
 	}
-	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.Node, b.Node) })
+	sort.Slice(out, func(i, j int) bool { return out[i].Node < out[j].Node })
 	return out
 }
 

@@ -2,7 +2,6 @@ package quorum
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -214,7 +213,7 @@ func CancelCA(a Authorities, by string) Command {
 // RenewedBy notes members that have a certificate of the new CA (DER).
 func RenewedBy(ca []byte, nodes []string) Command {
 	nodes = slices.Clone(nodes)
-	slices.SortFunc(nodes, cmp.Compare[string])
+	slices.Sort(nodes)
 	return Command{Op: OpRenewed, Key: CASum(ca), Nodes: nodes}
 }
 

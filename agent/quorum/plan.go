@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 )
@@ -87,14 +88,15 @@ func Plan(servers []Server, alive []Peer, left []string, holder string) []Step {
 		}
 		pool = append(pool, p)
 	}
-	slices.SortFunc(pool, func(a, b Peer) int {
+	sort.Slice(pool, func(i, j int) bool {
+		a, b := pool[i], pool[j]
 		return cmp.Or(
 			boolCmp(a.Node == holder, b.Node == holder),
 			boolCmp(a.Candidate, b.Candidate),
 			-boolCmp(isServer[a.Node], isServer[b.Node]),
 			-cmp.Compare(a.StableFor, b.StableFor),
 			strings.Compare(a.Node, b.Node),
-		)
+		) < 0
 	})
 
 	// At most so many can be voters; where the number is even, one stays a
@@ -152,8 +154,9 @@ func spare(keep []string, peers map[string]Peer, holder string) string {
 			can = append(can, p)
 		}
 	}
-	slices.SortFunc(can, func(a, b Peer) int {
-		return cmp.Or(-boolCmp(a.Candidate, b.Candidate), cmp.Compare(a.StableFor, b.StableFor), -strings.Compare(a.Node, b.Node))
+	sort.Slice(can, func(i, j int) bool {
+		a, b := can[i], can[j]
+		return cmp.Or(-boolCmp(a.Candidate, b.Candidate), cmp.Compare(a.StableFor, b.StableFor), -strings.Compare(a.Node, b.Node)) < 0
 	})
 	if len(can) == 0 {
 		return ""
@@ -162,7 +165,9 @@ func spare(keep []string, peers map[string]Peer, holder string) string {
 }
 
 func sortedPeers(ps []Peer) []Peer {
-	return slices.SortedFunc(slices.Values(ps), func(a, b Peer) int { return strings.Compare(a.Node, b.Node) })
+	ps = slices.Clone(ps)
+	sort.Slice(ps, func(i, j int) bool { return ps[i].Node < ps[j].Node })
+	return ps
 }
 
 // boolCmp sorts false before true.

@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -242,7 +241,7 @@ func (q *Quorum) Servers() ([]Server, error) {
 	for _, s := range f.Configuration().Servers {
 		out = append(out, Server{Node: string(s.ID), Voter: s.Suffrage == raft.Voter})
 	}
-	slices.SortFunc(out, func(a, b Server) int { return strings.Compare(a.Node, b.Node) })
+	sort.Slice(out, func(i, j int) bool { return out[i].Node < out[j].Node })
 	return out, nil
 }
 

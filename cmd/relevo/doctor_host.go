@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"strings"
 	"time"
 	"unsafe"
@@ -71,7 +71,7 @@ func checkCard(dir string, ttl time.Duration) finding {
 }
 
 func judgeCard(took []time.Duration, ttl time.Duration) finding {
-	slices.Sort(took)
+	sort.Slice(took, func(i, j int) bool { return took[i] < took[j] })
 	median, worst := took[len(took)/2], took[len(took)-1]
 	f := finding{Check: "card", Result: resultOK, What: fmt.Sprintf("a small write takes %v, the slowest of %d %v", short(median), len(took), short(worst))}
 	switch {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 
@@ -142,7 +143,9 @@ func parse(c content, node string) (entries []catalog.Entry, specs map[string]ch
 			entries = append(entries, e)
 		}
 	}
-	slices.SortStableFunc(errs, func(a, b *Error) int { return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line)) })
+	sort.SliceStable(errs, func(i, j int) bool {
+		return cmp.Or(cmp.Compare(errs[i].File, errs[j].File), cmp.Compare(errs[i].Line, errs[j].Line)) < 0
+	})
 	for _, e := range errs {
 		problems = append(problems, catalog.Problem{Text: e.Error()})
 	}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 )
@@ -68,8 +68,8 @@ func asides(path string) ([]aside, error) {
 		}
 		list = append(list, a)
 	}
-	slices.SortFunc(list, func(a, b aside) int {
-		return cmp.Or(cmp.Compare(a.term, b.term), cmp.Compare(a.n, b.n))
+	sort.Slice(list, func(i, j int) bool {
+		return cmp.Or(cmp.Compare(list[i].term, list[j].term), cmp.Compare(list[i].n, list[j].n)) < 0
 	})
 	return list, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"sort"
 
 	"relevo.dev/relevo/agent/replica/kine"
 )
@@ -341,18 +342,15 @@ func (d *differ) missing(ctx context.Context, old *kine.Reader, list []kine.Chan
 
 // finish brings everything into an order that is the same each time.
 func (d *differ) finish() {
-	slices.SortFunc(d.Objects, func(a, b Object) int {
-		an, bn := a.Noise(), b.Noise()
-		if an != bn {
-			if bn {
-				return -1
-			}
-			return 1
+	sort.Slice(d.Objects, func(i, j int) bool {
+		a, b := &d.Objects[i], &d.Objects[j]
+		if an, bn := a.Noise(), b.Noise(); an != bn {
+			return bn
 		}
-		return cmp.Or(cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Path, b.Path))
+		return cmp.Or(cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Path, b.Path)) < 0
 	})
 	for resource, n := range d.noise {
 		d.Noise = append(d.Noise, Count{resource, n})
 	}
-	slices.SortFunc(d.Noise, func(a, b Count) int { return cmp.Compare(a.Resource, b.Resource) })
+	sort.Slice(d.Noise, func(i, j int) bool { return d.Noise[i].Resource < d.Noise[j].Resource })
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sort"
 
 	"relevo.dev/relevo/agent/replica/kine"
 )
@@ -75,7 +76,7 @@ func Find(ctx context.Context, p Places) (Found, error) {
 	for _, path := range append(old, rest...) {
 		f.Kept = append(f.Kept, compare(ctx, path, ref))
 	}
-	slices.SortStableFunc(f.Kept, func(a, b Kept) int { return cmp.Compare(a.Term, b.Term) })
+	sort.SliceStable(f.Kept, func(i, j int) bool { return f.Kept[i].Term < f.Kept[j].Term })
 	return f, nil
 }
 
