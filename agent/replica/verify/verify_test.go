@@ -3,11 +3,14 @@ package verify
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -109,22 +112,82 @@ func TestRefusals(t *testing.T) {
 }
 
 // FuzzAsk: an answer is a reply or an error, and no more of it is read than may
-// be.
+// be, though it does not end.
 func FuzzAsk(f *testing.F) {
-	f.Add(200, []byte(`{"head":3,"compact":1,"sums":[{"rows":1,"digest":"00112233445566778899aabbccddeeff"}]}`))
-	f.Add(200, []byte(`{"sums":[{"digest":"zz"}]}`))
-	f.Add(503, []byte("no datastore"))
-	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		endless := io.MultiReader(bytes.NewReader(body), strings.NewReader(strings.Repeat(" ", 2*MaxReply)))
-		read := &counter{r: endless}
+	f.Add(200, []byte(`{"head":3,"compact":1,"sums":[{"rows":1,"digest":"00112233445566778899aabbccddeeff"}]}`), false)
+	f.Add(200, []byte(`{"head":3,"list":[{"revision":3,"name":"a","digest":"00112233445566778899aabbccddeeff"}],"more":true}`), false)
+	f.Add(200, []byte(`{"sums":[{"digest":"zz"}]}`), false)
+	f.Add(200, []byte(`{"sums":[`), true)
+	f.Add(503, []byte("closed"), true)
+	f.Fuzz(func(t *testing.T, status int, body []byte, goesOn bool) {
+		read := &counter{r: bytes.NewReader(body)}
+		if goesOn && len(body) < 12 { // a megabyte is slow
+			read.r = io.MultiReader(read.r, blanks{})
+		}
 		get := func(context.Context, string) (*http.Response, error) {
 			return &http.Response{StatusCode: status, Body: io.NopCloser(read)}, nil
 		}
-		_, err := Ask(get)(t.Context(), kine.Query{})
+		reply, err := Ask(get)(t.Context(), kine.Query{})
 		if status != http.StatusOK && err == nil || read.n > MaxReply {
 			t.Fatalf("%v after %d bytes", err, read.n)
 		}
+		if err != nil {
+			return
+		}
+		// What was understood means the same to the next one who asks.
+		var w bytes.Buffer
+		if err := json.NewEncoder(&w).Encode(reply); err != nil {
+			t.Fatal(err)
+		}
+		read = &counter{r: &w}
+		if again, err := Ask(get)(t.Context(), kine.Query{}); err != nil || fmt.Sprint(again) != fmt.Sprint(reply) {
+			t.Fatalf("%v became %v, %v", reply, again, err)
+		}
 	})
+}
+
+// FuzzQuery: what somebody asks is answered if it is within its bounds, and means the same
+// when it is asked by Ask.
+func FuzzQuery(f *testing.F) {
+	f.Add("at=5&after=0&up_to=9&parts=16")
+	f.Add("at=9223372036854775807&after=-1&parts=99999999999")
+	f.Add("at=%31&at=2;parts=x")
+	f.Fuzz(func(t *testing.T, text string) {
+		v, err := url.ParseQuery(text)
+		if err != nil {
+			return
+		}
+		q, err := parse(v)
+		if err != nil {
+			return
+		}
+		if q.Parts < 0 || q.Parts > kine.MaxParts || q.At < 0 || q.After < 0 || q.UpTo < q.After {
+			t.Fatalf("%q is %+v", text, q)
+		}
+		asked := errors.New("asked")
+		_, err = Ask(func(_ context.Context, uri string) (*http.Response, error) {
+			u, err := url.ParseRequestURI(uri)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err := parse(u.Query()); err != nil || again != q || u.Path != Path {
+				t.Fatalf("%+v became %+v, %v", q, again, err)
+			}
+			return nil, asked
+		})(t.Context(), q)
+		if !errors.Is(err, asked) {
+			t.Fatal(err)
+		}
+	})
+}
+
+type blanks struct{}
+
+func (blanks) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	return len(p), nil
 }
 
 type counter struct {
