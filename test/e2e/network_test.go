@@ -14,8 +14,8 @@ import (
 	"relevo.dev/relevo/test/hosts"
 )
 
-// network: no address is configured anywhere, one host has no avahi-daemon, and
-// another gets a new address from DHCP.
+// network: no address is configured anywhere, one host has no avahi-daemon, and the arbiter
+// and the master get new addresses from DHCP.
 func network(t *testing.T, c *cluster) {
 	moved, plain, n4 := c.nodes[1], c.nodes[2], c.nodes[3]
 	avahi := func(verb string) {
@@ -47,14 +47,7 @@ func network(t *testing.T, c *cluster) {
 	c.run("a new address", func(t *testing.T) {
 		moved = c.candidateArbiter()
 		before := c.apiServer(c.nodes[0])
-		ok(t, moved.Readdress(within(t, 10*time.Second), netip.MustParseAddr("10.77.0.42")))
-		ok(t, hosts.Until(within(t, 2*time.Minute), "n4 to know the new address of "+moved.Name, func(ctx context.Context) error {
-			out, err := n4.Run(ctx, "relevo", "members")
-			if err == nil && !strings.Contains(out, "10.77.0.42:7946") {
-				err = fmt.Errorf("it says %s", out)
-			}
-			return err
-		}))
+		c.moves(moved, "10.77.0.42")
 		c.waitReady(2*time.Minute, c.nodes[0].Name, c.term)
 		ok(t, hosts.Until(within(t, time.Minute), moved.Name+" to be a ready standby again", func(ctx context.Context) error {
 			s, err := n4.status(ctx)
@@ -71,6 +64,40 @@ func network(t *testing.T, c *cluster) {
 		c.undisturbed(t, c.nodes[0], before)
 	})
 
+	c.run("a new address of the master", func(t *testing.T) {
+		c.waitSteady(time.Minute)
+		m := c.nodes[0]
+		before := c.apiServer(m)
+		w := c.startWriter(n4, "moved")
+		w.waitFor(t, 20, time.Minute)
+		c.moves(m, "10.77.0.43")
+		w.waitFor(t, 20, 30*time.Second)
+		newest := w.newest().rv
+		begin := time.Now()
+		ok(t, hosts.Until(within(t, time.Minute), "the standbys to follow", func(ctx context.Context) error {
+			s, err := n4.status(ctx)
+			if err != nil {
+				return err
+			}
+			following := 0
+			for _, st := range s.Standbys {
+				if st.Ready && st.Revision != nil && *st.Revision >= newest {
+					following++
+				}
+			}
+			if following < 2 {
+				err = fmt.Errorf("revision %d is acknowledged, the standbys are %+v", newest, s.Standbys)
+			}
+			return err
+		}))
+		t.Logf("the standbys follow after %.1f s", time.Since(begin).Seconds())
+		c.waitReady(time.Minute, m.Name, c.term)
+		c.undisturbed(t, m, before)
+		if missing := (writers{w}).check(c, n4); len(missing) > 0 {
+			t.Errorf("%d writes are lost: %v", len(missing), missing)
+		}
+	})
+
 	c.run("it takes over from there", func(t *testing.T) {
 		c.waitSteady(time.Minute)
 		_, err := n4.Run(within(t, 2*time.Minute), "relevo", "step-down", "--to", moved.Name)
@@ -78,6 +105,22 @@ func network(t *testing.T, c *cluster) {
 		c.waitReady(time.Minute, moved.Name, c.term+1)
 	})
 	avahi("enable")
+}
+
+// moves gives a host another address, and waits until the others know it.
+func (c *cluster) moves(n *node, to string) {
+	t, n4 := c.t, c.nodes[3]
+	t.Helper()
+	ok(t, n.Readdress(within(t, 10*time.Second), netip.MustParseAddr(to)))
+	begin := time.Now()
+	ok(t, hosts.Until(within(t, 2*time.Minute), "n4 to know the new address of "+n.Name, func(ctx context.Context) error {
+		out, err := n4.Run(ctx, "relevo", "members")
+		if err == nil && !strings.Contains(out, to+":7946") {
+			err = fmt.Errorf("it says %s", out)
+		}
+		return err
+	}))
+	t.Logf("n4 knows the new address of %s after %.1f s", n.Name, time.Since(begin).Seconds())
 }
 
 // candidateArbiter sees to it that a standby is the arbiter, and returns it.
