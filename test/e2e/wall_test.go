@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"relevo.dev/relevo/test/hosts"
 )
 
 // The hosts share the machine's clock. So the program is built for this test with a
@@ -76,6 +78,9 @@ type build struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if err := hosts.Reserve(os.Stderr); err != nil { // before the clock of the tests runs
+		fmt.Fprintln(os.Stderr, err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	shifted = sync.OnceValue(func() <-chan build {

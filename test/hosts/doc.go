@@ -17,7 +17,8 @@
 // # What is where
 //
 //   - ensure.go: tools and the base image; kubebuild.go: the Kubernetes binaries
-//   - lab.go, anchor.sh: the lab, its mount namespace, cgroups, locks, leftovers
+//   - reserve.go: whose turn it is, of the processes on this machine
+//   - lab.go, anchor.sh: the lab, its mount namespace, cgroups, leftovers
 //   - net.go: bridge, cables, partitions, dialling from inside
 //   - host.go, exec.go: one host: power, freezing, commands, files, journals
 //   - kube.go: kine and kube-apiserver as units, and their certificates; loopback.go: one without hosts
@@ -29,8 +30,8 @@
 // namespace of one small process, the anchor. The anchor reads a pipe from the test:
 // when the test ends, however it ends, the anchor kills the lab's cgroup and goes,
 // and with it the mounts and networks. Whatever is left by a killed anchor carries
-// the prefix "rlv-" and is swept away by the next lab. One lab at a time runs on a
-// machine; a second waits for the first.
+// the prefix "rlv-" and is swept away by the next lab. One process at a time has one on a
+// machine; a second waits for the end of the first.
 //
 // # What is not real
 //

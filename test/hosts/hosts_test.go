@@ -5,12 +5,21 @@ package hosts
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
+
+func TestMain(m *testing.M) {
+	if err := Reserve(os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(m.Run())
+}
 
 // seconds is the time that one step may take at most; nothing asserts what it took.
 func seconds(t *testing.T, n int) context.Context {

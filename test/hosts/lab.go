@@ -59,9 +59,8 @@ type Lab struct {
 	rules []rule // what the bridge drops
 }
 
-// New makes an empty lab: Ensure, then a bridge without hosts. It waits, until ctx
-// ends, for another lab on this machine to close. The error is a [*SkipError] if this
-// machine cannot have hosts. The caller closes the lab.
+// New makes an empty lab: Ensure, Reserve, then a bridge without hosts. The error is a
+// [*SkipError] if this machine cannot have hosts. The caller closes the lab.
 func New(ctx context.Context, o Options) (*Lab, error) {
 	if o.Log == nil {
 		o.Log = func(string, ...any) {}
@@ -87,8 +86,7 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 		}
 		base = programs + ":" + base
 	}
-	// Not in the cache, which may be moved: one lab a machine.
-	unlock, err := lock(ctx, "/run/lock/rlv-lab.lock")
+	unlock, err := claim(o.Out)
 	if err != nil {
 		return nil, err
 	}

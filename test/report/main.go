@@ -280,8 +280,10 @@ func (r *run) e2e(name, pattern string, packages ...string) {
 	if os.Getenv("NEMESIS") != "" {
 		limit = "12h" // as many rounds as somebody asked for
 	}
-	// The programs on the hosts are no part of what `go test` compares with its cache.
-	r.goTest(name, append([]string{"-tags", "e2e", "-count", "1", "-timeout", limit, "-p", "1", "-run", pattern}, packages...)...)
+	// The programs on the hosts are no part of what `go test` compares with its cache. Its own
+	// limit has room for the hosts of others, which are waited for before that of the tests.
+	args := append([]string{"-tags", "e2e", "-count", "1", "-timeout", "48h", "-p", "1", "-run", pattern}, packages...)
+	r.goTest(name, append(args, "-args", "-test.timeout="+limit)...)
 }
 
 func (r *run) skip(what string) {
@@ -336,7 +338,7 @@ func (r *run) read(out io.Reader, verbose bool) {
 		}
 		switch e.Action {
 		case "output", "build-output":
-			if verbose {
+			if verbose || e.Test == "" && strings.HasPrefix(e.Output, "waiting for ") {
 				fmt.Fprint(r.out, e.Output)
 			}
 			if len(output[key]) < 2000 {
