@@ -125,7 +125,7 @@ func (a *agent) checkAccess(r api.AccessRequest) error {
 	if !slices.Contains(api.AccessRoles, r.Role) {
 		return fmt.Errorf("%q is no role: viewer, operator and admin are", r.Role)
 	}
-	if d := time.Duration(r.Seconds) * time.Second; r.Seconds > int64(maxAccess/time.Second) || d < minAccess {
+	if r.Seconds > int64(maxAccess/time.Second) || r.Seconds < int64(minAccess/time.Second) {
 		return fmt.Errorf("an access lasts from %s to 10 years", config.Short(minAccess))
 	}
 	if len(r.PublicKey) != ed25519.PublicKeySize {

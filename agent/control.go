@@ -86,6 +86,11 @@ func (a *agent) handler() http.Handler {
 		return l.renew(ctx, from, in)
 	})
 	handle(mux, pathReport, func(ctx context.Context, from string, in lease.Candidate) (empty, error) {
+		// Whom raft tells nothing is no standby, whatever it says. Before the first master
+		// one that has its data may be here sooner than raft knows of it.
+		if a.quorum.State().Served != 0 && !a.isTold(from) {
+			return empty{}, fmt.Errorf("%s neither votes nor is a candidate, as far as the voters know", from)
+		}
 		in.Node = from
 		l.post(ctx, lease.Reported{Candidate: in})
 		return empty{}, nil

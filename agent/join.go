@@ -170,6 +170,12 @@ func (a *agent) isVoter(node string) bool {
 	return err == nil && slices.ContainsFunc(servers, func(s quorum.Server) bool { return s.Voter && s.Node == node })
 }
 
+// isTold says whether raft tells a node what is agreed on: it votes, or is a candidate.
+func (a *agent) isTold(node string) bool {
+	servers, err := a.quorum.Servers()
+	return err == nil && slices.ContainsFunc(servers, func(s quorum.Server) bool { return s.Node == node })
+}
+
 // voterAddrs are the peer ports of other voters that are there.
 func (a *agent) voterAddrs() (out []string) {
 	for _, m := range a.pool.Members() {

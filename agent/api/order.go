@@ -145,6 +145,10 @@ func (s *Server) order(mux *http.ServeMux) {
 			s.denied(w, who, o.Action(), err)
 			return
 		}
+		if rank[LowestRole(o.Action())] < rank[Operator] {
+			fail(w, http.StatusBadRequest, fmt.Sprintf("%.40q is a question and no order", o.Verb))
+			return
+		}
 		switch {
 		case who.Remote:
 			o.By = who.Name + " from " + who.From

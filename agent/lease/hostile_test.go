@@ -56,7 +56,7 @@ func FuzzArbiter(f *testing.F) {
 	f.Add([]byte{2, 0, 1, 2, 1, 0, 1, 0, 0, 0, 2, 1, 1, 18, 0, 1, 2, 1, 0, 1, 0, 0, 0, 2, 2, 1, 9})              // another machine
 	f.Add([]byte{0, 12, 1, 14, 6, 2, 1, 0, 1, 6, 3, 1, 0, 1, 3, 130, 12, 1, 14, 12, 1, 5, 1, 1, 1, 2, 1, 9, 14}) // trouble, and given back
 	f.Add([]byte{0, 0, 1, 2, 1, 0, 1, 0, 0, 0, 2, 1, 1})                                                         // another machine of the name
-	f.Add([]byte{0, 14, 12, 0, 14, 12, 0, 18, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0, 2, 3, 1})                            // the old holder, while it is given away
+	f.Add([]byte{0, 14, 12, 0, 14, 12, 0, 18, 14, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0, 2, 3, 1})                        // the old holder, while it is given away
 	f.Add([]byte{0, 0, 2, 1, 1, 0, 1, 0, 0, 0, 2, 1, 1})                                                         // who does not hold it
 	f.Add([]byte("\x00\x01\x01\x01\x01\x03\x02\x04\x03<\x03(!\x01\x02\x01"))                                     // without a quorum
 	f.Add([]byte("\xc4\x02\xdd\xf3\xf3\xed\xef\x0e\x88\xacs\xf5\x01\xe49\xff\x9f/\xdd\x80m\x1f\xff"))            // a fence that nobody asked
