@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"sync"
 
 	"gopkg.in/yaml.v3"
 
@@ -57,7 +58,9 @@ type serviceFile struct {
 	Cloudy      bool     `yaml:"cloudy"` // the community may see it: it was published there
 }
 
-var storeName = regexp.MustCompile(`^` + storePrefix + `([A-Za-z0-9-]+)-([0-9]{1,5})\.yaml$`)
+var storeName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^` + storePrefix + `([A-Za-z0-9-]+)-([0-9]{1,5})\.yaml$`)
+})
 
 // Publish implements Store.
 func (s FileStore) Publish(_ context.Context, e Entry) error {
@@ -68,7 +71,7 @@ func (s FileStore) Publish(_ context.Context, e Entry) error {
 	kind := bareType(e.Type)
 	text = append(fmt.Appendf(nil, "# Written by avahi-ps; `avahi-ps unpublish %s %d` removes it.\n", kind, e.Port), text...)
 	path := filepath.Join(s.Dir, fmt.Sprintf("%s%s-%d.yaml", storePrefix, kind, e.Port))
-	if !storeName.MatchString(filepath.Base(path)) {
+	if !storeName().MatchString(filepath.Base(path)) {
 		return fmt.Errorf("type %q and port %d make no name of a file", e.Type, e.Port)
 	}
 	if before, err := readSmall(path, maxFile); err == nil && bytes.Equal(before, text) {
@@ -94,7 +97,7 @@ func (s FileStore) Unpublish(_ context.Context, kind string, port int) (n int, e
 		return 0, err
 	}
 	for _, name := range names {
-		m := storeName.FindStringSubmatch(name)
+		m := storeName().FindStringSubmatch(name)
 		if m[1] != bareType(kind) || port != 0 && m[2] != fmt.Sprint(port) {
 			continue
 		}
@@ -151,7 +154,7 @@ func (s FileStore) names() ([]string, error) {
 	}
 	var names []string
 	for _, d := range all {
-		if storeName.MatchString(d.Name()) {
+		if storeName().MatchString(d.Name()) {
 			names = append(names, d.Name())
 		}
 	}

@@ -108,13 +108,11 @@ func document(text []byte, name string) (*yaml.Node, error) {
 	return nil, empty
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: line (\d+): `)
-
 // syntaxError gives what the YAML parser says a place and plainer words.
 func syntaxError(name string, text []byte, err error) error {
 	msg := err.Error()
 	e := &Error{File: name, Line: 1, Column: 1}
-	if m := yamlLine.FindStringSubmatch(msg); m != nil {
+	if m := regexp.MustCompile(`^yaml: line (\d+): `).FindStringSubmatch(msg); m != nil {
 		e.Line, _ = strconv.Atoi(m[1])
 		msg = msg[len(m[0]):]
 	}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // YAML writes c as a relevo.yaml in which nothing is left to defaults. Parsing it
@@ -115,12 +116,12 @@ func (w *writer) list(depth int, key string, values []string) {
 
 // What YAML reads as text without quotes, here and in older parsers.
 var (
-	bare   = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9/._-]*$`)
-	unbare = regexp.MustCompile(`^(?i:true|false|yes|no|on|y|n|null)$`)
+	bare   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9/._-]*$`) })
+	unbare = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?i:true|false|yes|no|on|y|n|null)$`) })
 )
 
 func scalar(s string) string {
-	if bare.MatchString(s) && !unbare.MatchString(s) {
+	if bare().MatchString(s) && !unbare().MatchString(s) {
 		return s
 	}
 	return strconv.Quote(s)

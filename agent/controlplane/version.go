@@ -22,13 +22,11 @@ type Program struct {
 	Version string `json:"version,omitempty"` // as it says itself; "" = not known
 }
 
-// asked are the programs that are asked for their version, and what they answer to
-// --version. Others are not run: nobody knows what they would do.
-var asked = map[string]*regexp.Regexp{
-	"k3s":            regexp.MustCompile(`^k3s version (v\d+\.\d+\.\d+[-+.\w]*)`),
-	"kube-apiserver": regexp.MustCompile(`^Kubernetes (v\d+\.\d+\.\d+[-+.\w]*)`),
-	"kine":           regexp.MustCompile(`^kine version (v\d+\.\d+\.\d+[-+.\w]*)`),
-}
+// asked are the programs that are asked for their version, and what the answer to
+// --version begins with. Others are not run: nobody knows what they would do.
+var asked = map[string]string{"k3s": "k3s version ", "kube-apiserver": "Kubernetes ", "kine": "kine version "}
+
+var versionOf = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^v\d+\.\d+\.\d+[-+.\w]*`) })
 
 // versionLimit is how long a program may take to say its version: k3s may unpack itself
 // first, onto an SD card.
@@ -62,8 +60,8 @@ func (v *versions) of(ctx context.Context, path string) (Program, error) {
 	if !st.Mode().IsRegular() || st.Mode()&0o111 == 0 || !ok {
 		return p, fmt.Errorf("%s is no program (%v)", path, st.Mode())
 	}
-	re := asked[p.Name]
-	if re == nil {
+	begins, is := asked[p.Name]
+	if !is {
 		return p, nil
 	}
 	now := answer{dev: uint64(sys.Dev), ino: sys.Ino, size: st.Size(), mtime: sys.Mtim.Nano(), ctime: sys.Ctim.Nano()}
@@ -74,7 +72,7 @@ func (v *versions) of(ctx context.Context, path string) (Program, error) {
 	if now.dev == was.dev && now.ino == was.ino && now.size == was.size && now.mtime == was.mtime && now.ctime == was.ctime {
 		return p, was.err
 	}
-	now.version, now.err = v.ask(ctx, path, re)
+	now.version, now.err = v.ask(ctx, path, begins)
 	if p.Version = now.version; ctx.Err() != nil {
 		return p, now.err // our own end is no answer
 	}
@@ -87,7 +85,7 @@ func (v *versions) of(ctx context.Context, path string) (Program, error) {
 	return p, now.err
 }
 
-func (v *versions) ask(ctx context.Context, path string, re *regexp.Regexp) (string, error) {
+func (v *versions) ask(ctx context.Context, path, begins string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, versionLimit)
 	defer cancel()
 	run := v.run
@@ -98,9 +96,10 @@ func (v *versions) ask(ctx context.Context, path string, re *regexp.Regexp) (str
 	if err != nil {
 		return "", fmt.Errorf("`%s --version` fails: %w", path, err)
 	}
-	if m := re.FindSubmatch(out); m != nil {
-		if _, ok := parseVersion(string(m[1])); ok {
-			return string(m[1]), nil
+	if says, is := strings.CutPrefix(string(out), begins); is {
+		version := versionOf().FindString(says)
+		if _, ok := parseVersion(version); ok {
+			return version, nil
 		}
 	}
 	return "", nil // one of somebody's own making
@@ -127,11 +126,11 @@ func (l *limited) Write(p []byte) (int, error) {
 // release is the part of a version that compatibility goes by.
 type release struct{ major, minor int }
 
-var releaseOf = regexp.MustCompile(`^v(\d{1,4})\.(\d{1,4})\.`)
+var releaseOf = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^v(\d{1,4})\.(\d{1,4})\.`) })
 
 // parseVersion reads v1.34.1+k3s1; v0.0.0, as an unmarked build says, is none.
 func parseVersion(s string) (r release, ok bool) {
-	m := releaseOf.FindStringSubmatch(s)
+	m := releaseOf().FindStringSubmatch(s)
 	if m == nil {
 		return r, false
 	}

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Kind of what is there.
@@ -186,15 +187,17 @@ func (h host) k3sSettings(unit string) map[string]string {
 			}
 		}
 	}
-	for _, m := range flags.FindAllStringSubmatch(string(h.unit(unit)), -1) {
+	for _, m := range flags().FindAllStringSubmatch(string(h.unit(unit)), -1) {
 		set(m[1], m[2])
 	}
 	return out
 }
 
-var flags = regexp.MustCompile(`--(advertise-address|tls-san|datastore-endpoint|server)'?[ =\\\n\t]+'?([^\s'"\\]+)`)
+var flags = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`--(advertise-address|tls-san|datastore-endpoint|server)'?[ =\\\n\t]+'?([^\s'"\\]+)`)
+})
 
-var sqlitePath = regexp.MustCompile(`sqlite://(/[^\s?"']+)`)
+var sqlitePath = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`sqlite://(/[^\s?"']+)`) })
 
 func (h host) units() Found {
 	f := Found{Kind: Units, What: "kine and kube-apiserver as services", Unit: "kube-apiserver.service", Units: []string{"kine.service", "kube-apiserver.service"}}
@@ -203,7 +206,7 @@ func (h host) units() Found {
 			f.Units = append(f.Units, u)
 		}
 	}
-	if m := sqlitePath.FindSubmatch(h.unit("kine.service")); m != nil {
+	if m := sqlitePath().FindSubmatch(h.unit("kine.service")); m != nil {
 		f.Datastore = string(m[1])
 	} else {
 		f.Problem, f.Do = "kine.service names no SQLite file (--endpoint sqlite:///…)", "only kine on SQLite is supported"

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Network is the one that the cluster would use.
@@ -26,7 +27,9 @@ type Range struct{ From, To netip.Addr }
 // Contains says whether a lies in it.
 func (r Range) Contains(a netip.Addr) bool { return r.From.Compare(a) <= 0 && a.Compare(r.To) <= 0 }
 
-var dhcpRange = regexp.MustCompile(`(?m)^\s*dhcp-range=(?:[a-z:\w-]+,)*?(\d+\.\d+\.\d+\.\d+),(\d+\.\d+\.\d+\.\d+)`)
+var dhcpRange = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^\s*dhcp-range=(?:[a-z:\w-]+,)*?(\d+\.\d+\.\d+\.\d+),(\d+\.\d+\.\d+\.\d+)`)
+})
 
 // DHCPRanges are those that a dnsmasq on this host gives out.
 func DHCPRanges(root string) []Range {
@@ -40,7 +43,7 @@ func DHCPRanges(root string) []Range {
 	}
 	var out []Range
 	for _, t := range texts {
-		for _, m := range dhcpRange.FindAllSubmatch(t, 16) {
+		for _, m := range dhcpRange().FindAllSubmatch(t, 16) {
 			from, err1 := netip.ParseAddr(string(m[1]))
 			to, err2 := netip.ParseAddr(string(m[2]))
 			if err1 == nil && err2 == nil && from.Compare(to) <= 0 {

@@ -96,11 +96,9 @@ func ParseYAML(name string, text []byte) (out []Service, errs []*Error) {
 	return out, errs
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: line (\d+): `)
-
 func syntax(name string, err error) *Error {
 	e := &Error{File: name, Line: 1, Msg: "is not YAML near this line: " + strings.TrimPrefix(err.Error(), "yaml: ")}
-	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
+	if m := regexp.MustCompile(`^yaml: line (\d+): `).FindStringSubmatch(err.Error()); m != nil {
 		e.Line, _ = strconv.Atoi(m[1])
 		e.Msg = "is not YAML near this line: " + err.Error()[len(m[0]):]
 	}
