@@ -431,21 +431,3 @@ func TestRollOnDisk(t *testing.T) {
 		}
 	}
 }
-
-func FuzzRoll(f *testing.F) {
-	f.Add([]byte(`{"version":3,"members":[{"node":"n1","key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","at":"2026-01-01T00:00:00Z"}],"removed":[{"node":"n2","at":"2026-01-01T00:00:00Z"}]}`))
-	f.Add([]byte(`{"version":1,"members":null,"gossip":{"keys":["AAAA"],"stage":9}}`))
-	f.Add([]byte(`{"version":2,"members":null,"ca":{"certs":["AAAA","AAAB"],"cross":"AAAC","stage":2,"renewed":["n1","n2"]}}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := parseRoll(b)
-		if err != nil {
-			return
-		}
-		for _, m := range r.Members {
-			if !r.has(m.Node, m.Key) || r.gone(m.Node) {
-				t.Errorf("%+v", m)
-			}
-		}
-		r.rules()
-	})
-}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -287,19 +286,68 @@ func TestInstallStaysInside(t *testing.T) {
 	}
 }
 
+// FuzzManifest: what is accepted lies below the roots, is complete, and leads nowhere else.
+// The digest, which a fuzzer does not guess, is put right.
 func FuzzManifest(f *testing.F) {
-	f.Add(manifest(f, Entry{Path: "/etc/k", Kind: KindDir, Mode: 0o700}, Entry{Path: "/etc/k/a", Kind: KindFile, Size: 1, SHA256: strings.Repeat("0", 64)},
+	sum := strings.Repeat("0", 64)
+	f.Add(manifest(f, Entry{Path: "/etc/k", Kind: KindDir, Mode: 0o700}, Entry{Path: "/etc/k/a", Kind: KindFile, Size: 1, SHA256: sum},
 		Entry{Path: "/etc/k/l", Kind: KindLink, Target: "a"}))
-	f.Add([]byte(`{"version":1,"entries":[{"path":"/"}]}`))
+	for _, s := range []string{
+		`{"version":1,"entries":[{"path":"/"}]}`,
+		`{"version":1,"entries":[{"path":"/etc/k/l","kind":"link","target":"/etc/k/../passwd"},{"path":"/etc/k/m","kind":"link","target":"../../x"}]}`,
+		`{"version":1,"entries":[{"path":"/etc/k/l","kind":"link","target":"."},{"path":"/etc/k/l/x","kind":"file","sha256":"` + sum + `"}]}`,
+		`{"version":1,"entries":[{"path":"/etc/k/a","kind":"dir"},{"path":"/etc/k/a","kind":"dir"}]}`,
+		`{"version":1,"entries":[{"path":"/etc/k/a","kind":"file","mode":2541,"uid":-1,"size":8388609,"sha256":"` + sum + `"}]}`,
+		`{"version":1,"entries":[{"path":"/etc/k/a","kind":"file","size":5,"sha256":"` + sum + `"}],"kept":[{"path":"/etc/k/b","kind":"file","sha256":"` + sum + `"},{"path":"/x","kind":"dir"}]}`,
+	} {
+		f.Add([]byte(s))
+	}
+	roots := []string{"/etc/k"}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := ParseManifest(bytes.NewReader(b), []string{"/etc/k"})
+		ParseManifest(bytes.NewReader(b), roots)
+		var m Manifest
+		if json.Unmarshal(b, &m) != nil {
+			return
+		}
+		m.Digest, _ = digest(m.Entries)
+		b, err := json.Marshal(m)
 		if err != nil {
 			return
 		}
-		for _, e := range m.Entries {
-			if rootOf(e.Path, []string{"/etc/k"}) == "" || filepath.Clean(e.Path) != e.Path {
-				t.Fatal(fmt.Sprint("accepted ", e.Path))
+		got, err := ParseManifest(bytes.NewReader(b), roots)
+		if err != nil {
+			return
+		}
+		kinds, total := map[string]string{}, int64(0)
+		for _, e := range got.Entries {
+			if rootOf(e.Path, roots) == "" || filepath.Clean(e.Path) != e.Path || kinds[e.Path] != "" || e.Mode > 0o777 || e.UID < 0 || e.Size < 0 || strings.ContainsAny(e.Path, "\x00\n") {
+				t.Fatalf("accepted %+v", e)
 			}
+			if to := e.Target; e.Kind == KindLink {
+				if !filepath.IsAbs(to) {
+					to = filepath.Dir(e.Path) + "/" + to
+				}
+				if to = filepath.Clean(to); to != "/etc/k" && !strings.HasPrefix(to, "/etc/k/") {
+					t.Fatalf("accepted a link out: %+v", e)
+				}
+			}
+			kinds[e.Path] = e.Kind
+			total += e.Size
+		}
+		for p := range kinds {
+			for d := filepath.Dir(p); d != "/"; d = filepath.Dir(d) {
+				if k := kinds[d]; k != "" && k != KindDir {
+					t.Fatalf("%s is below %s, a %s", p, d, k)
+				}
+			}
+		}
+		for _, k := range got.Kept {
+			if rootOf(k.Path, roots) == "" {
+				t.Fatalf("kept %+v", k)
+			}
+		}
+		if total > MaxTotal || len(got.Entries) > MaxEntries {
+			t.Fatalf("%d bytes in %d files", total, len(got.Entries))
 		}
 	})
 }
