@@ -124,9 +124,22 @@ func (a *agent) handler() http.Handler {
 	handle(mux, pathSeen, a.seenHere.tell)
 	handle(mux, pathCheck, a.checks.asked)
 	if l.host != nil {
-		mux.Handle(pathReplica, l.host.Source)
+		mux.Handle(pathReplica, a.forStandbys(l.host.Source))
 	}
 	return mux
+}
+
+// forStandbys keeps the datastore and the identity of the control plane, its keys among it,
+// from members that neither vote nor are candidates.
+func (a *agent) forStandbys(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from := peer.NodeOf(r)
+		if !a.isTold(from) {
+			http.Error(w, fmt.Sprintf("%s neither votes nor is a candidate, as far as %s knows: it gets no copy", from, a.cfg.Node), http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // handle mounts a JSON call. Bad input is answered and nothing happens; a field that is

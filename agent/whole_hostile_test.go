@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +90,23 @@ func TestWholeHostileMember(t *testing.T) {
 			}
 			if j, err := w.host("n1").agent.askArbiter(t.Context()); err == nil && j.To == "m4" {
 				t.Fatalf("seed %d: m4, which is no candidate, would follow: %+v", seed, j)
+			}
+		}
+		// Nor is it given what only standbys may have.
+		for _, path := range []string{pathReplica + "all", pathReplica + "identity/file"} {
+			for who, want := range map[string]bool{"m4": false, "n2": true} {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://n1"+path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := w.host(who).agent.port.Do("n1", req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if given := resp.StatusCode != http.StatusForbidden; given != want {
+					t.Errorf("%s of n1 answers %s with %s", path, who, resp.Status)
+				}
 			}
 		}
 		w.ready("n1", 1)
