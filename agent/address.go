@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"relevo.dev/relevo/agent/lease"
 )
 
 // chooseInterface finds the interface and the address that others reach this host
@@ -113,14 +115,14 @@ func (a *agent) readdresses(ctx context.Context) error {
 				look.Reset(addressSettle)
 			}
 		case <-look.C:
-			a.readdress()
+			a.readdress(ctx)
 			soon = false
 			look.Reset(addressTurn)
 		}
 	}
 }
 
-func (a *agent) readdress() {
+func (a *agent) readdress(ctx context.Context) {
 	was := *a.addr.Load()
 	_, addr, err := chooseInterface(a.cfg.Interface, a.vip())
 	if err != nil || addr == was {
@@ -129,5 +131,8 @@ func (a *agent) readdress() {
 	a.log.Warn("this host has another address now", "was", was.String(), "now", addr.String())
 	a.addr.Store(&addr)
 	a.port.Moved(was.String())
+	if a.host != nil {
+		a.loop.post(ctx, lease.ArbiterKnown{}) // what was asked from there is asked again
+	}
 	a.pool.Restart(addr.String())
 }

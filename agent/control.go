@@ -265,9 +265,18 @@ func (l *loop) sendRenewal(ctx context.Context, a lease.SendRenewal) {
 	if req.Serving {
 		req.Trouble, req.TroubleFor, req.Grace = l.trouble()
 	}
+	last := l.lastOther
 	l.call(ctx, l.tm.TTL/3, func(ctx context.Context) {
 		sent := l.clock() // S1 counts from before the request leaves
 		rep, err := toArbiter(ctx, l, pathRenew, req, l.renew)
+		if errors.Is(err, errNoArbiter) && last != "" {
+			// After a moment without a network raft hears of the arbiter seconds later. Who is
+			// it no more says no (S2).
+			var again renewReply
+			if l.peers.PostJSON(ctx, last, pathRenew, req, &again) == nil && again.OK {
+				rep, err = again, nil
+			}
+		}
 		l.view(l.base, func() { l.inflight-- })
 		switch {
 		case err != nil:

@@ -1,10 +1,14 @@
 package agent
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"relevo.dev/relevo/agent/lease"
 )
 
 // lateArbiter is a quorum that has no arbiter until a moment.
@@ -31,6 +35,69 @@ func TestAwaitArbiter(t *testing.T) {
 		l.quorum = lateArbiter{from: time.Now().Add(2 * arbiterLimit)}
 		if err := l.awaitArbiter(t.Context()); !errors.Is(err, errNoArbiter) {
 			t.Errorf("no arbiter: %v", err)
+		}
+	})
+}
+
+// onlyNode is the one peer that answers.
+type onlyNode struct {
+	node  string
+	reply renewReply
+	asked int
+}
+
+func (p *onlyNode) PostJSON(_ context.Context, node, path string, _, out any) error {
+	p.asked++
+	if node != p.node || path != pathRenew {
+		return errors.New("nobody there")
+	}
+	*out.(*renewReply) = p.reply
+	return nil
+}
+
+// TestRenewalWithoutLeader: while raft does not tell who the arbiter is, after a moment without
+// a network, the lease is renewed with the last one, if that is it still.
+func TestRenewalWithoutLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct {
+			last  string
+			reply renewReply
+			asked int
+			acked bool
+			why   string
+		}{
+			{"n2", renewReply{OK: true}, 1, true, ""},
+			{"n2", renewReply{Why: "it is the arbiter no more", StepDown: "x"}, 1, false, errNoArbiter.Error()},
+			{"n3", renewReply{OK: true}, 1, false, errNoArbiter.Error()},
+			{"", renewReply{OK: true}, 0, false, errNoArbiter.Error()},
+		} {
+			p := &onlyNode{node: "n2", reply: test.reply}
+			tm := lease.Timings{TTL: 6 * time.Second}
+			l := &loop{
+				node: "n1", quorum: lateArbiter{from: time.Now().Add(time.Hour)}, peers: p, tm: tm, log: slog.New(slog.DiscardHandler), base: t.Context(),
+				clock: func() lease.Time { return time.Minute }, saw: func(string, ...any) {}, events: make(chan lease.Event, 4), calls: make(chan func()),
+				holder: lease.NewHolder("n1", tm, lease.Lease{}, false), lastOther: test.last,
+			}
+			l.sendRenewal(t.Context(), lease.SendRenewal{Term: 3})
+			ended := make(chan struct{})
+			go func() { l.wg.Wait(); close(ended) }()
+			for going := true; going; {
+				select {
+				case f := <-l.calls:
+					f()
+				case <-ended:
+					going = false
+				}
+			}
+			acked := false
+			select {
+			case e := <-l.events:
+				acked = e == lease.Acked{Term: 3, SentAt: time.Minute}
+			default:
+			}
+			if acked != test.acked || p.asked != test.asked || l.lastWhy != test.why {
+				t.Errorf("%+v: acknowledged: %v, asked %d times, not renewed because %q", test, acked, p.asked, l.lastWhy)
+			}
 		}
 	})
 }

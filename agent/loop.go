@@ -42,6 +42,7 @@ type loop struct {
 	asks      map[uint64]chan answer // renewals waiting for the arbiter machine
 	nextID    uint64
 	arbiterIs string // whom this host takes for the arbiter
+	lastOther string // whom it took for it last, but itself
 	wasLead   uint64 // raft term that we lead in, as told to the arbiter machine; 0 = none
 	nextRep   lease.Time
 	inflight  int
@@ -199,6 +200,7 @@ func (l *loop) observeQuorum(ctx context.Context) {
 		case l.node:
 		default:
 			l.saw("takes %s for the arbiter", now)
+			l.lastOther = now
 		}
 		if now != "" && l.host != nil {
 			l.step(ctx, lease.ArbiterKnown{})
