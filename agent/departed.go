@@ -55,11 +55,14 @@ func (a *agent) leaveOnce(ctx context.Context, o api.Order) (api.Done, error) {
 	if a.trust.farewell.done != nil {
 		return *a.trust.farewell.done, nil
 	}
-	d, err := a.leave(ctx, o)
+	d, told, err := a.leave(ctx, o)
 	if err != nil {
 		return d, err
 	}
 	a.trust.farewell.done = &d
+	if !told {
+		return d, nil
+	}
 	if err := durable.Replace(a.departedPath(), []byte(departedText(a.id.KeySum())), 0o600); err != nil {
 		a.log.Warn("that this host has left is not kept", "err", err)
 	}

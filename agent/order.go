@@ -89,12 +89,13 @@ func (a *agent) order(ctx context.Context, from string, o api.Order) (api.Done, 
 	return d, fmt.Errorf("this agent does not know how to %q: is it older than the one that asks?", o.Verb)
 }
 
-// leave takes this host out of the cluster.
-func (a *agent) leave(ctx context.Context, o api.Order) (api.Done, error) {
+// leave takes this host out of the cluster. Told says whether anybody knows, if there is
+// anybody; without force it does not leave otherwise.
+func (a *agent) leave(ctx context.Context, o api.Order) (d api.Done, told bool, err error) {
 	s := a.quorum.State()
-	d := api.Done{Term: s.Term}
+	d.Term = s.Term
 	if a.quorum.Leader() == "" && !o.Force {
-		return d, errors.New("without a quorum the others cannot replace this host's vote; --force leaves all the same")
+		return d, false, errors.New("without a quorum the others cannot replace this host's vote; --force leaves all the same")
 	}
 	// Longer than a question may take: the person waits, and so does `apt remove`.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOverLimit(a.cfg.LeaseTTL))
@@ -107,12 +108,20 @@ func (a *agent) leave(ctx context.Context, o api.Order) (api.Done, error) {
 			}
 		}
 	}
-	a.sayGoodbye(ctx)
+	heard, others := a.sayGoodbye(ctx)
+	told = heard > 0 || others == 0
+	if !told && !o.Force {
+		a.trust.leaving.Store(false)
+		return d, false, fmt.Errorf("none of the %d other members heard that %s leaves, and they would count it on; try again when it reaches them (`relevo doctor` helps); --force leaves all the same", others, a.cfg.Node)
+	}
 	if err := a.pool.Leave(ctx); err != nil {
-		return d, err
+		return d, told, err
 	}
 	d.Text = a.cfg.Node + " has left; the others replace its vote within seconds. `systemctl disable --now relevo` stops the agent"
-	return d, nil
+	if !told {
+		d.Text = fmt.Sprintf("%s has left, but none of the %d other members heard it: they take it for lost until `relevo remove %[1]s` is typed on one of them. `systemctl disable --now relevo` stops the agent", a.cfg.Node, others)
+	}
+	return d, told, nil
 }
 
 // heir is a voter that is there and is not this host.

@@ -414,6 +414,29 @@ func TestWholeLeave(t *testing.T) {
 	})
 }
 
+// TestWholeLeaveUnheard: who leaves and is heard by nobody is told so, and does not count as
+// one that has left.
+func TestWholeLeaveUnheard(t *testing.T) {
+	founded(t, "n1 n2 v3 v4", func(t *testing.T, w *world) {
+		w.steady("n1", 1)
+		w.enrolled(4)
+		v4 := w.host("v4")
+		w.isolate(v4, true)
+		if d, err := v4.order(api.Order{Verb: api.VerbLeave}); err == nil || !strings.Contains(err.Error(), "none of the 3 other members heard") {
+			t.Errorf("it says %q, %v", d.Text, err)
+		}
+		w.until(time.Minute, "it has no quorum", func() bool { return v4.agent.quorum.Leader() == "" })
+		if d, err := v4.order(api.Order{Verb: api.VerbLeave, Force: true}); err != nil || !strings.Contains(d.Text, "none of the 3 other members heard") {
+			t.Errorf("it says %q, %v", d.Text, err)
+		}
+		v4.shutdown()
+		if left, _ := v4.departed(); left {
+			t.Error("it has left, and nobody knows it")
+		}
+		w.isolate(v4, false)
+	})
+}
+
 // TestRollOnDisk: what is damaged is not believed, and said.
 func TestRollOnDisk(t *testing.T) {
 	dir := t.TempDir()

@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"relevo.dev/relevo/agent/member"
@@ -133,20 +134,29 @@ func (a *agent) standing(servers []quorum.Server, members []member.Member, at fu
 	return alive, left
 }
 
-// sayGoodbye tells every member that this host leaves: gossip alone they do not believe.
-func (a *agent) sayGoodbye(ctx context.Context) {
+// sayGoodbye tells every member that this host leaves: gossip alone they do not believe. It
+// returns how many heard it, of how many others that have not left themselves.
+func (a *agent) sayGoodbye(ctx context.Context) (heard, others int) {
 	a.trust.leaving.Store(true)
 	var wg sync.WaitGroup
+	var n atomic.Int32
 	for _, m := range a.pool.Members() {
-		if m.Status == member.Alive && m.Node != a.cfg.Node {
+		if m.Node == a.cfg.Node || m.Status == member.Left {
+			continue
+		}
+		others++
+		if m.Status == member.Alive {
 			wg.Go(func() {
 				if err := a.ask(ctx, m.Node, pathGoodbye, empty{}, nil); err != nil {
 					a.log.Debug("goodbye not heard", "node", m.Node, "err", err)
+					return
 				}
+				n.Add(1)
 			})
 		}
 	}
 	wg.Wait()
+	return int(n.Load()), others
 }
 
 func (a *agent) heardGoodbye(_ context.Context, from string, _ empty) (empty, error) {
