@@ -166,14 +166,23 @@ func (a *agent) tokenKey(_ context.Context, _ string, in tokenRequest) (tokenRep
 }
 
 func (a *agent) isVoter(node string) bool {
-	servers, err := a.quorum.Servers()
-	return err == nil && slices.ContainsFunc(servers, func(s quorum.Server) bool { return s.Voter && s.Node == node })
+	s, told := a.server(node)
+	return told && s.Voter
 }
 
 // isTold says whether raft tells a node what is agreed on: it votes, or is a candidate.
 func (a *agent) isTold(node string) bool {
+	_, told := a.server(node)
+	return told
+}
+
+func (a *agent) server(node string) (quorum.Server, bool) {
 	servers, err := a.quorum.Servers()
-	return err == nil && slices.ContainsFunc(servers, func(s quorum.Server) bool { return s.Node == node })
+	i := slices.IndexFunc(servers, func(s quorum.Server) bool { return s.Node == node })
+	if err != nil || i < 0 {
+		return quorum.Server{}, false
+	}
+	return servers[i], true
 }
 
 // voterAddrs are the peer ports of other voters that are there.

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -30,22 +28,14 @@ func (r *run) fuzz(pattern string, each time.Duration) {
 	r.section(fmt.Sprintf("fuzzers, %v each", each))
 	match, err := regexp.Compile(pattern)
 	if err != nil {
-		r.failed++
-		fmt.Fprintln(r.out, "FAIL  RUN= chooses fuzzers by a regular expression:", err)
+		r.fail("RUN= chooses fuzzers by a regular expression: %v", err)
 		return
 	}
-	cache, err := exec.Command("go", "env", "GOCACHE").Output()
-	if err == nil && len(bytes.TrimSpace(cache)) == 0 {
-		err = errors.New("go env GOCACHE says nothing")
-	}
-	var all []fuzzer
-	if err == nil {
-		all, err = fuzzers(match)
-	}
-	bins, err2 := os.MkdirTemp("", "relevo-fuzz-")
-	if err = errors.Join(err, err2); err != nil {
-		r.failed++
-		fmt.Fprintln(r.out, "FAIL ", err)
+	cache, err1 := exec.Command("go", "env", "GOCACHE").Output()
+	all, err2 := fuzzers(match)
+	bins, err3 := os.MkdirTemp("", "relevo-fuzz-")
+	if err := errors.Join(err1, err2, err3); err != nil {
+		r.fail("%v", err)
 		return
 	}
 	defer os.RemoveAll(bins)
@@ -70,8 +60,7 @@ func (r *run) fuzz(pattern string, each time.Duration) {
 				mu.Lock()
 				total += done.executions
 				if err != nil {
-					r.failed++
-					fmt.Fprintf(r.out, "FAIL  %s in %s: %v\n", f.name, f.dir, err)
+					r.fail("%s in %s: %v", f.name, f.dir, err)
 				} else {
 					r.passed++
 					fmt.Fprintf(r.out, "ok    %-18s %-22s %12s executions, %5d inputs that differ\n", f.name, f.dir, thousands(done.executions), done.inputs)
@@ -87,8 +76,7 @@ func (r *run) fuzz(pattern string, each time.Duration) {
 	wg.Wait()
 	fmt.Fprintf(r.out, "      %d fuzzers, %s executions\n", len(all), thousands(total))
 	if len(all) == 0 {
-		r.failed++
-		fmt.Fprintf(r.out, "FAIL  no fuzzer is called %s\n", pattern)
+		r.fail("no fuzzer is called %s", pattern)
 	}
 }
 
@@ -144,7 +132,7 @@ var progress = regexp.MustCompile(`execs: (\d+) .*\(total: (\d+)\)`)
 func (f fuzzer) run(bin, cache string, each time.Duration) (result, error) {
 	// An input that is new is made smaller for a few tries, not for a minute, as go does by
 	// itself: a minute of fuzzing was spent on the first one or two.
-	cmd := exec.CommandContext(context.Background(), bin, "-test.run", "^$", "-test.fuzz", "^"+f.name+"$", "-test.fuzztime", each.String(),
+	cmd := exec.Command(bin, "-test.run", "^$", "-test.fuzz", "^"+f.name+"$", "-test.fuzztime", each.String(),
 		"-test.fuzzminimizetime", "20x", "-test.parallel", "1", "-test.fuzzcachedir", cache)
 	cmd.Dir = f.dir
 	// One processor: the fuzzer and what it feeds take turns, and wake no other.

@@ -100,6 +100,12 @@ func chosen() string {
 
 func (r *run) section(name string) { fmt.Fprintf(r.out, "\n== %s\n", name) }
 
+// fail counts and tells what went wrong.
+func (r *run) fail(format string, args ...any) {
+	r.failed++
+	fmt.Fprintf(r.out, "FAIL  "+format+"\n", args...)
+}
+
 // command is one of the run's.
 func (r *run) command(argv ...string) *exec.Cmd {
 	argv = append(slices.Clone(r.spare), argv...)
@@ -153,8 +159,7 @@ func (r *run) check(name string, env []string, quiet bool, argv ...string) {
 		err = errors.New("it has findings")
 	}
 	if err != nil {
-		r.failed++
-		fmt.Fprintf(r.out, "FAIL  %s: %v\n%s%s\n", name, err, out.Bytes(), said.Bytes())
+		r.fail("%s: %v\n%s%s", name, err, out.Bytes(), said.Bytes())
 		return
 	}
 	r.passed++
@@ -179,8 +184,7 @@ func (r *run) vulnerabilities() {
 		r.passed++
 		fmt.Fprintln(r.out, "ok    govulncheck")
 	case !bytes.Contains(out, []byte("fetching vulnerabilities")):
-		r.failed++
-		fmt.Fprintf(r.out, "FAIL  govulncheck: %v\n%s\n", err, out)
+		r.fail("govulncheck: %v\n%s", err, out)
 	default:
 		r.skip("govulncheck: " + strings.TrimSpace(string(out)))
 	}
@@ -231,8 +235,7 @@ func (r *run) builds() {
 	r.section("builds without cgo")
 	dir, err := os.MkdirTemp("", "relevo-builds-")
 	if err != nil {
-		r.failed++
-		fmt.Fprintln(r.out, "FAIL ", err)
+		r.fail("%v", err)
 		return
 	}
 	defer os.RemoveAll(dir)
@@ -260,8 +263,7 @@ func (r *run) armv6() {
 	}
 	dir, err := os.MkdirTemp("", "relevo-armv6-")
 	if err != nil {
-		r.failed++
-		fmt.Fprintln(r.out, "FAIL ", err)
+		r.fail("%v", err)
 		return
 	}
 	defer os.RemoveAll(dir)
@@ -316,15 +318,13 @@ func (r *run) goTest(name string, args ...string) {
 		err = cmd.Start()
 	}
 	if err != nil {
-		r.failed++
-		fmt.Fprintln(r.out, "FAIL ", err)
+		r.fail("%v", err)
 		return
 	}
 	before := r.totals
 	r.read(out, strings.Contains(strings.Join(args, " "), " -v"))
 	if err := cmd.Wait(); err != nil && r.failed == before.failed {
-		r.failed++ // it did not even build
-		fmt.Fprintln(r.out, "FAIL ", err)
+		r.fail("%v", err) // it did not even build
 	}
 }
 
@@ -382,8 +382,7 @@ func (r *run) ended(e event, c *totals, out []string) {
 		name := strings.TrimPrefix(e.Package, "relevo.dev/relevo/")
 		switch {
 		case e.Action == "fail" && c.failed == 0: // no test failed: it did not build, or hung
-			r.failed++
-			fmt.Fprintf(r.out, "FAIL  %s\n%s\n", name, strings.Join(out, ""))
+			r.fail("%s\n%s", name, strings.Join(out, ""))
 		case c.passed+c.failed+c.skipped > 0:
 			fmt.Fprintf(r.out, "%-5s %-34s %3d passed, %d failed, %d skipped  %.1f s\n", map[bool]string{true: "ok", false: "FAIL"}[c.failed == 0], name, c.passed, c.failed, c.skipped, e.Elapsed)
 		}
