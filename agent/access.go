@@ -37,7 +37,9 @@ func (a *agent) changeAccess(ctx context.Context, from string, in accessChange) 
 	if !strings.HasSuffix(in.By, "@"+from) {
 		return empty{}, fmt.Errorf("an access of %q did not come from %s", in.By, from)
 	}
-	return empty{}, a.quorum.Apply(ctx, quorum.RevokeAccess(in.Revoke, in.By))
+	err := a.quorum.Apply(ctx, quorum.RevokeAccess(in.Revoke, in.By))
+	a.carried(from, in.By, "access revoke", in.Revoke, "", err)
+	return empty{}, err
 }
 
 // byOf is who a request is from, for the history.
@@ -114,7 +116,9 @@ func (a *agent) issueAccess(ctx context.Context, from string, in accessOrder) (a
 		return out, fmt.Errorf("the arbiter, %s, cannot sign it: %w", a.cfg.Node, err)
 	}
 	x := quorum.Access{Name: r.Name, Serial: peer.AccessSerial(cert), Role: string(r.Role), Nodes: r.Nodes, Actions: r.Actions, Expires: until, By: in.By, CA: quorum.CASum(ca.Raw)}
-	if err := a.quorum.Apply(ctx, quorum.GiveAccess(x)); err != nil {
+	err = a.quorum.Apply(ctx, quorum.GiveAccess(x))
+	a.carried(from, in.By, "access create", r.Name, "", err)
+	if err != nil {
 		return out, err
 	}
 	x.At = time.Now()
@@ -221,6 +225,9 @@ func (a *agent) Granted(name, serial string) (api.Access, error) {
 // known here: it was given a moment ago, and the file must be good at any member once its
 // owner has it; or it was revoked.
 func (a *agent) granted(ctx context.Context, _ string, in grantRequest) (grantReply, error) {
+	if !a.isServer() { // what it knows may be old, and gossip alone takes it for a voter
+		return grantReply{}, fmt.Errorf("%s neither votes nor is a candidate", a.cfg.Node)
+	}
 	if in.Arbiter && !a.quorum.IsLeader() {
 		return grantReply{}, errNoArbiter
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -109,6 +110,48 @@ func (a *agent) asked(e api.Event) {
 	a.audited(audit.Record{By: e.Who.Name, From: e.Who.From, Action: e.Action, Target: e.Target, Outcome: e.Outcome, Why: e.Why})
 }
 
+// carried notes what another member had done here: who is not in our hands any more does not
+// write its own orders down. By is who asked: "ann@n1", "laptop from 10.77.0.9@n1".
+func (a *agent) carried(from, by, action, target, why string, err error) {
+	if from == a.cfg.Node {
+		return // it is written down where it was asked
+	}
+	who, _, _ := strings.Cut(strings.TrimSuffix(by, "@"+from), " from ") // an access
+	r := audit.Record{By: who, From: fromMember + from, Action: action, Target: target, Outcome: api.Carried, Why: why}
+	if err != nil {
+		if !a.audit.admit(time.Now()) {
+			return
+		}
+		r.Outcome, r.Why = api.Refused, err.Error()
+	}
+	a.audited(r)
+}
+
+// fromMember is the way of what another member had done.
+const fromMember = "the member "
+
+// letIn notes a host that became a member, by a token or an invitation.
+func (a *agent) letIn(node, by string) {
+	a.audited(audit.Record{By: by, Action: "join", Target: node, Outcome: api.Carried})
+}
+
+// echo is what two records of one event have in common.
+type echo struct{ node, by, action, target string }
+
+// withoutEchoes leaves out what a member had another do and wrote down itself, if both did
+// within a minute by their clocks.
+func withoutEchoes(all []api.AuditRecord) []api.AuditRecord {
+	at := map[echo][]time.Time{}
+	for _, r := range all {
+		e := echo{r.Node, r.By, r.Action, r.Target}
+		at[e] = append(at[e], r.At)
+	}
+	return slices.DeleteFunc(all, func(r api.AuditRecord) bool {
+		node, ok := strings.CutPrefix(r.From, fromMember)
+		return ok && node != r.Node && slices.ContainsFunc(at[echo{node, r.By, r.Action, r.Target}], func(t time.Time) bool { return away(t, r.At) < time.Minute })
+	})
+}
+
 // auditTerm notes a new term: the arbiter that was, or the new holder if it is the same.
 func (a *agent) auditTerm(f lease.Fact, was uint64) {
 	if f.Term == was || f.Released || !a.quorum.IsLeader() {
@@ -137,6 +180,15 @@ func (a *agent) auditHere(context.Context, string, empty) (auditReply, error) {
 	return auditReply{all[:min(len(all), maxAudit)]}, err
 }
 
+// auditOf is what node tells of what it wrote down.
+func auditOf(node string, r auditReply) (out []api.AuditRecord) {
+	bound(&r, maxAudit)
+	for _, x := range r.Records {
+		out = append(out, api.AuditRecord{At: x.At, Node: node, Term: x.Term, By: x.By, From: x.From, Action: x.Action, Target: x.Target, Outcome: x.Outcome, Why: x.Why})
+	}
+	return out
+}
+
 // Audit is what all members wrote down, newest first (api.Config).
 func (a *agent) Audit(ctx context.Context) (api.Audit, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -150,9 +202,7 @@ func (a *agent) Audit(ctx context.Context) (api.Audit, error) {
 			out.Failed = append(out.Failed, node+": "+err.Error())
 			return
 		}
-		for _, x := range r.Records[:min(len(r.Records), maxAudit)] {
-			out.Records = append(out.Records, api.AuditRecord{At: x.At.UTC(), Node: node, Term: x.Term, By: x.By, From: x.From, Action: x.Action, Target: x.Target, Outcome: x.Outcome, Why: x.Why})
-		}
+		out.Records = append(out.Records, auditOf(node, r)...)
 	}
 	own, err := a.auditHere(ctx, a.cfg.Node, empty{})
 	add(a.cfg.Node, own, err)
@@ -172,6 +222,7 @@ func (a *agent) Audit(ctx context.Context) (api.Audit, error) {
 		})
 	}
 	wg.Wait()
+	out.Records = withoutEchoes(out.Records)
 	sort.SliceStable(out.Records, func(i, j int) bool { return out.Records[i].At.After(out.Records[j].At) })
 	slices.Sort(out.Failed)
 	return out, nil

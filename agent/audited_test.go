@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"testing"
 	"time"
+
+	"relevo.dev/relevo/agent/api"
 )
 
 // TestDeniedAreFew: whoever may do nothing cannot fill the card.
@@ -49,5 +52,27 @@ func TestKnock(t *testing.T) {
 	dial = nil
 	if why := a.knock(t.Context(), "10.0.0.1:1"); why != "" {
 		t.Errorf("%q", why)
+	}
+}
+
+func TestWithoutEchoes(t *testing.T) {
+	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	typed := api.AuditRecord{Node: "n2", At: at, By: "ann", From: "the socket, uid 0", Action: "pause", Outcome: api.Carried}
+	echoed := api.AuditRecord{Node: "v3", At: at.Add(time.Second), By: "ann", From: fromMember + "n2", Action: "pause", Outcome: api.Carried}
+	later, other, own := echoed, echoed, echoed
+	later.At = at.Add(time.Hour) // which n2 has not written down
+	other.Target = "n1"
+	own.Node = "n2" // a member that speaks of itself
+	for _, c := range []struct{ all, want []api.AuditRecord }{
+		{[]api.AuditRecord{typed, echoed}, []api.AuditRecord{typed}},
+		{[]api.AuditRecord{echoed, typed}, []api.AuditRecord{typed}},
+		{[]api.AuditRecord{echoed}, []api.AuditRecord{echoed}},
+		{[]api.AuditRecord{typed, later}, []api.AuditRecord{typed, later}},
+		{[]api.AuditRecord{typed, other}, []api.AuditRecord{typed, other}},
+		{[]api.AuditRecord{own}, []api.AuditRecord{own}},
+	} {
+		if got := withoutEchoes(slices.Clone(c.all)); !slices.Equal(got, c.want) {
+			t.Errorf("%+v became %+v", c.all, got)
+		}
 	}
 }

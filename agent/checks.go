@@ -53,6 +53,17 @@ type results struct {
 	Rehearsed *api.Rehearsal    `json:"rehearsed,omitempty"`
 }
 
+// of has results be those of a node, which tells them.
+func (r *results) of(node string) {
+	bound(r, maxSaids)
+	if r.Verified != nil {
+		r.Verified.Node = node
+	}
+	if r.Rehearsed != nil {
+		r.Rehearsed.Node = node
+	}
+}
+
 // checks are those of this host.
 type checks struct {
 	mu   sync.Mutex
@@ -354,6 +365,7 @@ func (a *agent) checkOn(ctx context.Context, node string, in checkRequest) (r ch
 			r, err = a.checks.asked(ctx, node, in)
 		} else {
 			err = a.port.PostJSON(ctx, node, pathCheck, in, &r)
+			r.results.of(node)
 		}
 		if err != nil || r.Over {
 			return r, err

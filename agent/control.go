@@ -107,7 +107,7 @@ func (a *agent) handler() http.Handler {
 	})
 	handle(mux, pathFacts, a.tellFacts)
 	handle(mux, pathNote, a.note)
-	handle(mux, pathOrder, a.order)
+	handle(mux, pathOrder, a.ordered)
 	handle(mux, pathAccess, a.changeAccess)
 	handle(mux, pathIssue, a.issueAccess)
 	handle(mux, pathAccesses, a.accessList)

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -36,10 +35,7 @@ type observation struct {
 const maxObservation = 300
 
 func (o *observed) note(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	if len(text) > maxObservation {
-		text = text[:maxObservation] + "…"
-	}
+	text := cut(fmt.Sprintf(format, args...), maxObservation)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ring[o.n%len(o.ring)] = observation{o.clock(), o.term(), text}
@@ -79,6 +75,14 @@ func ago(seconds float64) time.Duration {
 	return time.Duration(min(max(seconds, 0), 1e8) * float64(time.Second))
 }
 
+// seenBy is what node saw, by the clock of who asks: at is about when it answered.
+func seenBy(node string, at time.Time, r seenReply) (out []api.Sight) {
+	for _, l := range r.Lines[:min(len(r.Lines), maxTold)] {
+		out = append(out, api.Sight{At: at.Add(-ago(l.Ago)).UTC(), Node: node, Term: l.Term, Text: cut(l.Text, maxObservation)})
+	}
+	return out
+}
+
 // sights asks every member that is alive, this host too, for what it saw; by time, as far
 // as a round trip allows.
 func (a *agent) sights(ctx context.Context) []api.Sight {
@@ -89,9 +93,7 @@ func (a *agent) sights(ctx context.Context) []api.Sight {
 	add := func(node string, at time.Time, r seenReply) {
 		mu.Lock()
 		defer mu.Unlock()
-		for _, l := range r.Lines[:min(len(r.Lines), maxTold)] {
-			out = append(out, api.Sight{At: at.Add(-ago(l.Ago)).UTC(), Node: node, Term: l.Term, Text: l.Text})
-		}
+		out = append(out, seenBy(node, at, r)...)
 	}
 	own, _ := a.seenHere.tell(ctx, "", empty{})
 	add(a.cfg.Node, time.Now(), own)
@@ -109,35 +111,10 @@ func (a *agent) sights(ctx context.Context) []api.Sight {
 		})
 	}
 	wg.Wait()
-	sort.SliceStable(out, func(i, j int) bool { return out[i].At.Before(out[j].At) })
+	sortSights(out)
 	return out
 }
 
-// What is shown of the timeline: so much before a change and after it, and so many of
-// the latest lines.
-const (
-	before  = time.Minute
-	after   = 2 * time.Minute
-	lastFew = 30
-)
-
-// around picks from the timeline what belongs to the change to a term: around the moment
-// in which the first member knew of it, which is zero if nobody remembers. If no
-// particular term was asked for, it is the latest.
-func around(all []api.Sight, term uint64, particular bool) (lines []api.Sight, knew time.Time) {
-	i := slices.IndexFunc(all, func(s api.Sight) bool { return s.Term >= term })
-	if i > 0 || i == 0 && all[0].Term == term {
-		if earlier := i > 0 || particular; earlier {
-			knew = all[i].At
-		}
-	}
-	switch {
-	case !particular:
-		return all[max(0, len(all)-lastFew):], knew
-	case knew.IsZero():
-		return nil, knew
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(s api.Sight) bool {
-		return s.At.Before(knew.Add(-before)) || s.At.After(knew.Add(after)) || s.Term+1 < term
-	}), knew
+func sortSights(s []api.Sight) {
+	sort.SliceStable(s, func(i, j int) bool { return s[i].At.Before(s[j].At) })
 }

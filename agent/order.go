@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -49,6 +48,13 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 		return api.Done{}, err
 	}
 	return toArbiter(ctx, a.loop, pathOrder, o, a.order)
+}
+
+// ordered is order for another member.
+func (a *agent) ordered(ctx context.Context, from string, o api.Order) (api.Done, error) {
+	d, err := a.order(ctx, from, o)
+	a.carried(from, o.By, o.Action(), o.To, o.Why, err)
+	return d, err
 }
 
 // order is what the holder or the arbiter does, for itself or for another member.
@@ -185,56 +191,4 @@ func (a *agent) orderFailover(ctx context.Context, o api.Order, d api.Done) (api
 		}
 	})
 	return d, errors.Join(verr, err)
-}
-
-// Explain tells why (api.Source).
-func (a *agent) Explain(ctx context.Context, term uint64) (api.Explanation, error) {
-	h, err := a.History(ctx)
-	if err != nil {
-		return api.Explanation{}, err
-	}
-	newest := a.quorum.State().Term
-	if len(h.Changes) > 0 {
-		newest = max(newest, h.Changes[0].Term) // of who was asked
-	}
-	e := api.Explanation{Term: cmp.Or(term, newest)}
-	for _, c := range h.Changes {
-		if c.Term == e.Term {
-			e.Change = &c
-		}
-	}
-	if e.Change == nil && term != 0 {
-		return e, fmt.Errorf("term %d is not in the history: it has terms %d to %d", term, oldest(h), newest)
-	}
-	answers, failed := a.askAll(ctx)
-	for node, x := range answers {
-		v := api.View{Node: node, Term: x.Term, Phase: x.Phase, Arbiter: x.Arbiter}
-		if x.Lease >= 0 {
-			v.LeaseRemaining = &x.Lease
-		}
-		if x.Standby != nil {
-			v.Copy = "ready"
-			if !x.Standby.Ready {
-				v.Copy = "not ready: " + x.Standby.Why
-			}
-		}
-		e.Views = append(e.Views, v)
-		if j := x.Judge; j != nil {
-			e.Arbiter, e.Possible, e.To, e.Over, e.Wait, e.Why, e.Notes, e.Holder = node, j.Possible, j.To, j.Over, j.Wait, j.Why, j.Notes, j.Evidence
-		}
-	}
-	for node, err := range failed {
-		e.Failed = append(e.Failed, node+": "+err.Error())
-	}
-	slices.Sort(e.Failed)
-	sortFew(e.Views, func(x, y api.View) int { return cmp.Compare(x.Node, y.Node) })
-	e.Timeline, e.Knew = around(a.sights(ctx), e.Term, term != 0)
-	return e, nil
-}
-
-func oldest(h api.History) uint64 {
-	if len(h.Changes) == 0 {
-		return 0
-	}
-	return h.Changes[len(h.Changes)-1].Term
 }

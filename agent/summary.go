@@ -137,7 +137,7 @@ func (a *agent) askAll(ctx context.Context) (answers map[string]summary, failed 
 			if err != nil {
 				failed[m.Node] = err
 			} else {
-				answers[m.Node] = s
+				answers[m.Node] = said(m.Node, s)
 			}
 		})
 	}
@@ -184,6 +184,7 @@ func (a *agent) askArbiterNow(ctx context.Context) (judgement, error) {
 	if s.Judge == nil {
 		return judgement{}, errNoArbiter
 	}
+	bound(s.Judge, maxSaids)
 	return *s.Judge, nil
 }
 

@@ -364,7 +364,11 @@ func (a *agent) enrolAsked(ctx context.Context, from string, in enrolRequest) (e
 		}
 		a.log.Warn("a host was not let in: there is a member of its name with another key", "node", in.Node, "from", from)
 	}
-	return empty{}, a.quorum.Apply(ctx, quorum.Enrol(in.Node, in.Key))
+	err := a.quorum.Apply(ctx, quorum.Enrol(in.Node, in.Key))
+	if err == nil {
+		a.letIn(in.Node, "an invitation")
+	}
+	return empty{}, err
 }
 
 // trustHandlers are what agents ask each other about who may be one of them.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,30 @@ func TestWholeHostileMember(t *testing.T) {
 				t.Error(err)
 			}
 		}
+		// An order that it may give, as root on every member may, is written down by who carries
+		// it out, since it need not do so itself; and so is where it came from.
+		if err := rogue.port.PostJSON(t.Context(), w.host("n1").agent.quorum.Leader(), pathOrder, api.Order{Verb: api.VerbPause, By: "ann@m4"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		w.until(10*time.Second, "the order is in the audit", func() bool {
+			v, err := w.host("n2").agent.Audit(t.Context())
+			has := func(by, from, action, target string) bool {
+				return slices.ContainsFunc(v.Records, func(r api.AuditRecord) bool {
+					return r.By == by && r.From == from && r.Action == action && r.Target == target && r.Outcome == api.Carried && r.Node != "m4"
+				})
+			}
+			return err == nil && has("ann", "the member m4", "pause", "") && has("an invitation", "", "join", "m4")
+		})
+		// So is one that a person gives there, and it is told once.
+		if _, err := rogue.Do(t.Context(), api.Order{Verb: api.VerbAcknowledge, By: "bob"}); err != nil {
+			t.Fatal(err)
+		}
+		rogue.asked(api.Event{Who: api.Who{Name: "bob", From: "the socket"}, Action: string(api.VerbAcknowledge), Outcome: api.Carried}) // as the API has it
+		w.until(10*time.Second, "it is told once", func() bool {
+			v, err := w.host("n2").agent.Audit(t.Context())
+			told := slices.DeleteFunc(v.Records, func(r api.AuditRecord) bool { return r.Action != string(api.VerbAcknowledge) })
+			return err == nil && len(told) == 1 && told[0].Node == "m4" && told[0].From == "the socket"
+		})
 	})
 }
 

@@ -19,6 +19,9 @@ func TestWholeView(t *testing.T) {
 		if m4.isServer() {
 			t.Fatal("raft tells m4 all it knows: the scene is another")
 		}
+		if g, err := m4.granted(t.Context(), "n1", grantRequest{Name: "laptop", Serial: "1"}); err == nil {
+			t.Errorf("m4 says what an access may do, and does not know it: %+v", g)
+		}
 		sees := func(master string, online, standbys int) func() bool {
 			return func() bool {
 				s, err := m4.Status(t.Context())

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"relevo.dev/relevo/agent/api"
+	"relevo.dev/relevo/agent/audit"
 	"relevo.dev/relevo/agent/member"
 	"relevo.dev/relevo/agent/quorum"
 )
@@ -164,6 +166,9 @@ func (a *agent) heardGoodbye(_ context.Context, from string, _ empty) (empty, er
 	defer a.trust.mu.Unlock()
 	if a.trust.goodbyes == nil || len(a.trust.goodbyes) >= 2*maxWords {
 		a.trust.goodbyes = map[string]time.Time{}
+	}
+	if _, again := a.trust.goodbyes[from]; !again && a.quorum.IsLeader() {
+		a.audited(audit.Record{By: "the host itself", From: fromMember + from, Action: "leave", Target: from, Outcome: api.Carried})
 	}
 	a.trust.goodbyes[from] = time.Now()
 	return empty{}, nil

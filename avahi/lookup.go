@@ -47,7 +47,7 @@ func lookThroughAvahi(ctx context.Context, cfg Config, b *Board) {
 type lookup struct {
 	cfg Config
 	b   *Board
-	bus *bus
+	bus objects
 
 	all       dbus.ObjectPath            // browser of types, "" = none
 	announced map[string]int             // types that it has found, on how many interfaces
@@ -55,6 +55,12 @@ type lookup struct {
 	byBrowser map[dbus.ObjectPath]string
 	items     map[string]*item // by id
 	byPath    map[dbus.ObjectPath]*item
+}
+
+// objects are those that avahi-daemon keeps for a connection, a [bus].
+type objects interface {
+	make(ctx context.Context, method string, args ...any) (dbus.ObjectPath, error)
+	call(ctx context.Context, path dbus.ObjectPath, method string, args ...any) *dbus.Call
 }
 
 // item is a service on one interface.
@@ -67,14 +73,13 @@ type item struct {
 	resolver          dbus.ObjectPath // "" = none: it did not answer
 }
 
-func (l *lookup) run(ctx context.Context) (err error) {
-	if l.bus, err = dialBus(ctx, l.cfg); err != nil {
+func (l *lookup) run(ctx context.Context) error {
+	bus, err := dialBus(ctx, l.cfg)
+	if err != nil {
 		return err
 	}
-	defer l.bus.close() // frees every browser and resolver
-	l.announced, l.browsers, l.byBrowser = map[string]int{}, map[string]dbus.ObjectPath{}, map[dbus.ObjectPath]string{}
-	l.items, l.byPath = map[string]*item{}, map[dbus.ObjectPath]*item{}
-	l.b.found.begin()
+	defer bus.close() // frees every browser and resolver
+	l.begin(bus)
 	settle, retry := time.NewTimer(settling), stopped()
 	defer settle.Stop()
 	defer retry.Stop()
@@ -82,14 +87,15 @@ func (l *lookup) run(ctx context.Context) (err error) {
 		return err
 	}
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-l.bus.lost():
+		case <-bus.lost():
 			return errBusLost
-		case <-l.bus.in.full:
+		case <-bus.in.full:
 			return errFlooded
-		case s := <-l.bus.in.signals:
+		case s := <-bus.in.signals:
 			err = l.signal(ctx, s, retry)
 		case <-l.b.looked:
 			err = l.reconcile(ctx, retry)
@@ -102,6 +108,14 @@ func (l *lookup) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+}
+
+// begin with a connection on which there is nothing yet.
+func (l *lookup) begin(bus objects) {
+	l.bus = bus
+	l.announced, l.browsers, l.byBrowser = map[string]int{}, map[string]dbus.ObjectPath{}, map[dbus.ObjectPath]string{}
+	l.items, l.byPath = map[string]*item{}, map[dbus.ObjectPath]*item{}
+	l.b.found.begin()
 }
 
 // reconcile makes the types that are looked for those that somebody wants.

@@ -146,13 +146,15 @@ func respond[T any](w http.ResponseWriter, r *http.Request, ask func(context.Con
 }
 
 func write(w http.ResponseWriter, v any) {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // it is shown by no browser, and would be six times as long
+	if err := enc.Encode(v); err != nil {
 		fail(w, http.StatusInternalServerError, err.Error())
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(append(b, '\n'))
+	w.Write(b.Bytes())
 }
 
 func fail(w http.ResponseWriter, code int, why string) {

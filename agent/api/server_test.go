@@ -137,6 +137,10 @@ func TestSocket(t *testing.T) {
 	if v, err := get[map[string]any](t.Context(), c, "status"); err != nil || fmt.Sprint(v["problems"], v["standbys"], v["vip"]) != "[] [] <nil>" {
 		t.Errorf("lists of none are %v, %v; vip is %v; %v", v["problems"], v["standbys"], v["vip"], err)
 	}
+	src.status.Problems = []Problem{{What: strings.Repeat("<", 4<<20)}} // as six characters it would be too long to be read
+	if st, err := c.Status(t.Context()); err != nil || len(st.Problems) != 1 || len(st.Problems[0].What) != 4<<20 {
+		t.Errorf("a long status: %v", err)
+	}
 	if _, err := get[Status](t.Context(), c, "nothing"); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("an unknown question: %v", err)
 	}

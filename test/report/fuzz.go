@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,6 +42,14 @@ func (r *run) fuzz(pattern string, each time.Duration) {
 		return
 	}
 	defer os.RemoveAll(bins)
+	inputs := filepath.Join(strings.TrimSpace(string(cache)), "fuzz", module)
+	past, err := readPast(filepath.Join(inputs, "runs.tsv"))
+	if err := errors.Join(err, os.MkdirAll(inputs, 0o755)); err != nil {
+		r.fail("%v", err)
+		return
+	}
+	// Who ran least comes first: a run that is cut off has its use, too.
+	slices.SortStableFunc(all, func(x, y fuzzer) int { return cmp.Compare(past.of[x], past.of[y]) })
 	built := map[string]func() error{} // by folder, once each
 	for _, f := range all {
 		if built[f.dir] == nil {
@@ -55,15 +66,18 @@ func (r *run) fuzz(pattern string, each time.Duration) {
 				err := built[f.dir]()
 				var done result
 				if err == nil {
-					done, err = f.run(binOf(bins, f.dir), filepath.Join(strings.TrimSpace(string(cache)), "fuzz", module, f.dir), each)
+					done, err = f.run(binOf(bins, f.dir), filepath.Join(inputs, f.dir), each)
 				}
 				mu.Lock()
 				total += done.executions
+				if err == nil {
+					err = past.add(f, each, done.executions)
+				}
 				if err != nil {
 					r.fail("%s in %s: %v", f.name, f.dir, err)
 				} else {
 					r.passed++
-					fmt.Fprintf(r.out, "ok    %-18s %-22s %12s executions, %5d inputs that differ\n", f.name, f.dir, thousands(done.executions), done.inputs)
+					fmt.Fprintf(r.out, "ok    %-18s %-22s %12s executions, %5d inputs that differ, %5.1f min in all\n", f.name, f.dir, thousands(done.executions), done.inputs, past.of[f].Minutes())
 				}
 				mu.Unlock()
 			}
@@ -151,6 +165,49 @@ func (f fuzzer) run(bin, cache string, each time.Duration) (result, error) {
 		return done, fmt.Errorf("it did not try anything:\n%s", trail(out))
 	}
 	return done, nil
+}
+
+// past is what ran on this machine, by fuzzer: the time, of which the file keeps a line a run,
+// beside the inputs and for as long as they.
+type past struct {
+	path string
+	of   map[fuzzer]time.Duration
+}
+
+func readPast(path string) (past, error) {
+	p := past{path, map[fuzzer]time.Duration{}}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err != nil {
+		return p, fmt.Errorf("read how long the fuzzers have run: %w", err)
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		f := strings.Split(strings.TrimSpace(line), "\t")
+		if len(f) != 5 {
+			return p, fmt.Errorf("%s:%d: there are %d columns, not 5 (when, folder, fuzzer, how long, executions): remove the line", path, n, len(f))
+		}
+		d, err := time.ParseDuration(f[3])
+		if err != nil {
+			return p, fmt.Errorf("%s:%d: how long it ran: %w; remove the line", path, n, err)
+		}
+		p.of[fuzzer{f[1], f[2]}] += d
+	}
+	return p, nil
+}
+
+// add notes a run in which nothing was found.
+func (p past) add(f fuzzer, d time.Duration, executions int64) error {
+	p.of[f] += d
+	w, err := os.OpenFile(p.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("note how long it ran: %w", err)
+	}
+	_, err = fmt.Fprintf(w, "%s\t%s\t%s\t%v\t%d\n", time.Now().UTC().Format(time.RFC3339), f.dir, f.name, d, executions)
+	return errors.Join(err, w.Close())
 }
 
 // trail leaves the lines about progress out.

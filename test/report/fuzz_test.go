@@ -30,6 +30,25 @@ func TestFuzzerRun(t *testing.T) {
 			t.Errorf("%s: %+v, %v", c.script, got, err)
 		}
 	}
+	path := filepath.Join(t.TempDir(), "runs.tsv")
+	for _, want := range []time.Duration{time.Minute, 2 * time.Minute} { // also over two calls of `make fuzz`
+		p, err := readPast(path)
+		if err == nil {
+			err = p.add(fuzzer{"a/b", "FuzzX"}, time.Minute, 5)
+		}
+		again, err2 := readPast(path)
+		if err != nil || err2 != nil || p.of[fuzzer{"a/b", "FuzzX"}] != want || len(again.of) != 1 || again.of[fuzzer{"a/b", "FuzzX"}] != want {
+			t.Errorf("%v, and read again %v, not %v; %v, %v", p.of, again.of, want, err, err2)
+		}
+	}
+	for _, bad := range []string{"x\n", "a\tb\tc\tlong\t1\n"} {
+		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readPast(path); err == nil || !strings.Contains(err.Error(), "runs.tsv:1: ") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
 	if s := thousands(1234567) + ", " + thousands(12); s != "1 234 567, 12" {
 		t.Error(s)
 	}
