@@ -388,7 +388,7 @@ func (a *agent) buildNet(ctx context.Context, keys [][]byte) (err error) {
 		return err
 	}
 	a.quorum, err = quorum.Open(quorum.Config{
-		Node: a.cfg.Node, Cluster: a.id.ClusterID(), Dir: filepath.Join(a.cfg.DataDir, "raft"), Bootstrap: a.founder, Voter: a.cfg.Voter,
+		Node: a.cfg.Node, Cluster: a.id.ClusterID(), Dir: filepath.Join(a.cfg.DataDir, QuorumDir), Bootstrap: a.founder, Voter: a.cfg.Voter,
 		Stream: raftStream{a.port.RaftLayer()}, TTL: a.cfg.LeaseTTL, Log: a.log,
 	})
 	if err != nil {

@@ -23,6 +23,10 @@ import (
 // it is a member by another joining.
 const departedFile = "departed"
 
+// QuorumDir is the folder in the data directory with what was agreed on, and with the vote, which
+// is bound to the name of the host.
+const QuorumDir = "raft"
+
 // Departed says how a host went from the cluster that it was in, as its agent noted in dataDir:
 // it said goodbye and was not started since, or it was removed, in a sentence with by whom.
 func Departed(dataDir string, was peer.Membership) (left bool, removed string) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,9 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 	a.log.Warn("order", "verb", string(o.Verb), "to", o.To, "force", o.Force, "by", o.By, "why", o.Why)
 	switch o.Verb {
 	case api.VerbLeave:
+		if o.DryRun {
+			return api.Done{Text: a.cfg.Node + " may leave"}, a.mayLeave()
+		}
 		return a.leaveOnce(ctx, o)
 	case api.VerbVerify, api.VerbRehearse:
 		return a.checkStandbys(ctx, o)
@@ -53,7 +57,9 @@ func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
 // ordered is order for another member.
 func (a *agent) ordered(ctx context.Context, from string, o api.Order) (api.Done, error) {
 	d, err := a.order(ctx, from, o)
-	a.carried(from, o.By, o.Action(), o.To, o.Why, err)
+	if !o.DryRun {
+		a.carried(from, o.By, o.Action(), o.To, o.Why, err)
+	}
 	return d, err
 }
 
@@ -100,8 +106,8 @@ func (a *agent) order(ctx context.Context, from string, o api.Order) (api.Done, 
 func (a *agent) leave(ctx context.Context, o api.Order) (d api.Done, told bool, err error) {
 	s := a.quorum.State()
 	d.Term = s.Term
-	if a.quorum.Leader() == "" && !o.Force {
-		return d, false, errors.New("without a quorum the others cannot replace this host's vote; --force leaves all the same")
+	if err := a.mayLeave(); err != nil && !o.Force {
+		return d, false, fmt.Errorf("%w; --force leaves all the same", err)
 	}
 	// Longer than a question may take: the person waits, and so does `apt remove`.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOverLimit(a.cfg.LeaseTTL))
@@ -128,6 +134,20 @@ func (a *agent) leave(ctx context.Context, o api.Order) (d api.Done, told bool, 
 		d.Text = fmt.Sprintf("%s has left, but none of the %d other members heard it: they take it for lost until `relevo remove %[1]s` is typed on one of them. `systemctl disable --now relevo` stops the agent", a.cfg.Node, others)
 	}
 	return d, told, nil
+}
+
+// mayLeave says why the others could not replace this host's vote, nil if they could.
+func (a *agent) mayLeave() error {
+	if a.quorum.Leader() == "" {
+		return errors.New("without a quorum the others cannot replace this host's vote")
+	}
+	if !a.isVoter(a.cfg.Node) {
+		return nil
+	}
+	if a.heir() == "" && !slices.ContainsFunc(a.pool.Members(), func(m member.Member) bool { return m.Node != a.cfg.Node && m.Status != member.Left }) {
+		return nil // there are no others
+	}
+	return a.restStands(a.cfg.Node)
 }
 
 // heir is a voter that is there and is not this host.

@@ -245,6 +245,9 @@ func (a *agent) restStands(node string) error {
 			away = append(away, s.Node)
 		}
 	}
+	if rest == 0 {
+		return fmt.Errorf("%s is the only one that votes: nothing could be decided any more; with three hosts or more others vote, too", node)
+	}
 	if there := rest - len(away); 2*there <= rest {
 		return fmt.Errorf("without %s there are %d voters, and %s of them are away: nothing could be decided any more; bring one of them back first", node, rest, strings.Join(away, ", "))
 	}

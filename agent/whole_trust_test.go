@@ -437,6 +437,42 @@ func TestWholeLeaveUnheard(t *testing.T) {
 	})
 }
 
+// TestWholeLeaveTooMany: who leaves does not take the vote away that the others need.
+func TestWholeLeaveTooMany(t *testing.T) {
+	founded(t, "n1 n2 v3", func(t *testing.T, w *world) {
+		w.steady("n1", 1)
+		n2, v3 := w.host("n2"), w.host("v3")
+		v3.crash()
+		w.until(time.Minute, "v3 is away", func() bool {
+			m, ok := n2.agent.member("v3")
+			return ok && m.Status == member.Failed && n2.agent.quorum.Leader() != ""
+		})
+		for _, dry := range []bool{true, false} {
+			if d, err := n2.order(api.Order{Verb: api.VerbLeave, DryRun: dry}); err == nil || !strings.Contains(err.Error(), "without n2 there are 2 voters, and v3 of them are away") {
+				t.Errorf("it says %q, %v", d.Text, err)
+			}
+		}
+		v3.boot()
+		w.until(time.Minute, "n2 may leave", func() bool {
+			_, err := n2.order(api.Order{Verb: api.VerbLeave, DryRun: true})
+			return err == nil
+		})
+		if n2.agent.trust.leaving.Load() {
+			t.Error("it has left, and was only asked whether it may")
+		}
+	})
+	t.Run("alone", func(t *testing.T) {
+		whole(t, "n1 n2", func(t *testing.T, w *world) {
+			w.hosts[0].adopt(100)
+			w.start()
+			w.until(2*time.Minute, "n2 is there", func() bool { _, ok := w.host("n1").agent.member("n2"); return ok })
+			if d, err := w.host("n1").order(api.Order{Verb: api.VerbLeave}); err == nil || !strings.Contains(err.Error(), "n1 is the only one that votes") {
+				t.Errorf("it says %q, %v", d.Text, err)
+			}
+		})
+	})
+}
+
 // TestRollOnDisk: what is damaged is not believed, and said.
 func TestRollOnDisk(t *testing.T) {
 	dir := t.TempDir()

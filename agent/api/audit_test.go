@@ -20,6 +20,8 @@ func TestEvents(t *testing.T) {
 		{Operator, "GET", "/v1/status", "", ""},
 		{Operator, "POST", "/v1/do", `{"verb":"step-down","to":"n2","why":"rehearsal"}`, "ann|step-down|n2|done|rehearsal"},
 		{Operator, "POST", "/v1/do", `{"verb":"pause","why":"refuse"}`, "ann|pause||refused|nobody is ready to take over"},
+		{Operator, "POST", "/v1/do", `{"verb":"switchover","to":"n2","dry_run":true}`, ""},
+		{Viewer, "POST", "/v1/do", `{"verb":"switchover","to":"n2","dry_run":true}`, `ann|switchover||denied|"switchover" needs the role operator, and ann has viewer: use sudo, or join the group once with ` + "`" + `sudo adduser $USER relevo` + "`" + ` and log in again`},
 		{Admin, "POST", "/v1/do", `{"verb":"remove","to":"n3","by":"bob"}`, "bob|remove|n3|done|"},
 		{Viewer, "POST", "/v1/do", `{"verb":"remove","to":"n3","by":"bob"}`, `ann|remove||denied|"remove" needs the role admin, and ann has viewer: use sudo`},
 		{Admin, "POST", "/v1/burn", "", "ann|burn create||refused|"},

@@ -59,7 +59,8 @@ type Order struct {
 	Keep  bool   `json:"keep,omitempty"` // only compare
 	// Finish a change of the CA that waits for members.
 	Finish bool `json:"finish,omitempty"`
-	// DryRun only looks whether a switchover would be done.
+	// DryRun only looks whether a switchover, or to leave, would be done. It changes nothing, so
+	// it is no event for the audit.
 	DryRun bool `json:"dry_run,omitempty"`
 	// Key of VerbReplace: the SHA-256 of a public key.
 	Key []byte `json:"key,omitempty"`
@@ -163,7 +164,9 @@ func (s *Server) order(mux *http.ServeMux) {
 		if err != nil {
 			e.Outcome, e.Why = Refused, err.Error()
 		}
-		s.event(e)
+		if !o.DryRun {
+			s.event(e)
+		}
 		if err != nil {
 			fail(w, http.StatusConflict, err.Error())
 			return

@@ -85,7 +85,7 @@ func newRootCommand(a *app) *cobra.Command {
 	}{
 		{"ask", []*cobra.Command{newStatusCommand(a), newMembersCommand(a), newServicesCommand(a), newHealthCommand(a), newTopCommand(a), newHistoryCommand(a), newExplainCommand(a)}},
 		{"act", append(newOrderCommands(a), newSwitchoverCommand(a), newReplicaCommand(a))},
-		{"build", []*cobra.Command{newInitCommand(a), newJoinCommand(), newFirstbootCommand(a), newTokenCommand(a), newRotateCommand(a), newInviteCommand(a), newAccessCommand(a)}},
+		{"build", []*cobra.Command{newInitCommand(a), newJoinCommand(), newRenameCommand(a), newFirstbootCommand(a), newTokenCommand(a), newRotateCommand(a), newInviteCommand(a), newAccessCommand(a)}},
 		{"host", []*cobra.Command{newAgentCommand(a), newConfigCommand(a), newKubernetesCommand(a), newLeaseCommand(), newFenceCommand(), newDoctorCommand(a), newDiffLostCommand(a), newVersionCommand(a)}},
 	} {
 		for _, c := range g.cmds {

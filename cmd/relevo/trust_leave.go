@@ -148,7 +148,7 @@ func (l leaving) leave(ctx context.Context, out io.Writer, p *place, next peer.M
 		return err
 	}
 	left, removed := agent.Departed(p.data, was) // asked before it is moved
-	folders, err := p.setAside(was, !same, there && !same)
+	folders, err := p.setAside(was, func(string) bool { return !same }, there && !same)
 	if len(folders) > 0 {
 		fmt.Fprintf(out, "What this host had of the cluster before is kept in %s, for root alone: remove it when nobody needs it.\n", strings.Join(folders, " and "))
 	}
@@ -170,9 +170,10 @@ func (l leaving) leave(ctx context.Context, out io.Writer, p *place, next peer.M
 	return nil
 }
 
-// setAside moves the trust files into a new folder beside their own, and if so said the state
-// of the agent and the configuration. An agent that starts before the end of it finds no key.
-func (p *place) setAside(was peer.Membership, state, configuration bool) (folders []string, err error) {
+// setAside moves the trust files into a new folder beside their own, of the agent's state what
+// is of the old membership, and if so said the configuration. An agent that starts before the
+// end of it finds no key.
+func (p *place) setAside(was peer.Membership, old func(name string) bool, configuration bool) (folders []string, err error) {
 	name := "left"
 	if peer.ValidNode(was.Cluster) == nil {
 		name += fmt.Sprintf("-%s-%.8s", was.Cluster, was.ClusterID)
@@ -225,18 +226,16 @@ func (p *place) setAside(was peer.Membership, state, configuration bool) (folder
 		}
 		p.existing = nil
 	}
-	if state {
-		entries, err := os.ReadDir(p.data)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return folders, err
+	entries, err := os.ReadDir(p.data)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return folders, err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "left") || !old(e.Name()) { // before
+			continue
 		}
-		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), "left") { // before
-				continue
-			}
-			if err := move(filepath.Join(p.data, e.Name())); err != nil {
-				return folders, err
-			}
+		if err := move(filepath.Join(p.data, e.Name())); err != nil {
+			return folders, err
 		}
 	}
 	return folders, move(p.gossip) // the last, see peer.Earlier

@@ -12,6 +12,7 @@ func TestFailover(t *testing.T)           { failover(t, standing(t, common)) }
 func TestKubernetesServices(t *testing.T) { kubernetesServices(t, standing(t, common)) }
 func TestReplica(t *testing.T)            { replica(t, standing(t, common)) }
 func TestRotate(t *testing.T)             { rotate(t, standing(t, common)) }
+func TestRename(t *testing.T)             { renames(t, standing(t, common)) }
 func TestFreeze(t *testing.T)             { freeze(t, standing(t, common)) }
 func TestBlackout(t *testing.T)           { blackout(t, standing(t, common)) }
 func TestNetwork(t *testing.T)            { network(t, standing(t, common)) }
