@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -73,3 +75,20 @@ func macOf(ifname string, addr netip.Addr) net.HardwareAddr {
 	}
 	return nil
 }
+
+// sameSystem is a digest of this system's machine-id (machine-id(5) asks for that), by which
+// members see that two of them were copied from one card after its first start; "" = there is
+// none. It is of this cluster alone.
+func sameSystem(root, cluster string) string {
+	id := readShort(filepath.Join(root, "etc/machine-id"))
+	if len(id) != 32 {
+		return "" // not made yet
+	}
+	h := sha256.Sum256([]byte("relevo machine-id " + cluster + " " + id))
+	return hex.EncodeToString(h[:8])
+}
+
+func (a *agent) system() string { return sameSystem(cmp.Or(a.opts.HealthRoot, "/"), a.id.ClusterID()) }
+
+// newMachineID is what to do about it. The one of D-Bus would be taken for the new one.
+const newMachineID = "on one of them: `sudo rm -f /etc/machine-id /var/lib/dbus/machine-id; sudo systemd-machine-id-setup; sudo reboot`"

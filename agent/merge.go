@@ -215,6 +215,13 @@ func (in heard) problems(s api.Status) []api.Problem {
 			warn(node+": "+f.What, f.Check, f.Do)
 		}
 	}
+	for i, node := range nodes {
+		for _, other := range nodes[i+1:] {
+			if id := answers[node].System; id != "" && id == answers[other].System {
+				warn(node+" and "+other+" have one machine-id: a card was copied after its first start", "DHCP may give both one address, and their journals are not told apart", newMachineID)
+			}
+		}
+	}
 	out = append(out, in.own...)
 	sortFew(out, func(x, y api.Problem) int {
 		return cmp.Or(cmp.Compare(x.Severity, y.Severity), 0)

@@ -33,6 +33,7 @@ type (
 		Now     time.Time `json:"now"`     // its wall clock
 		MTU     int       `json:"mtu"`
 		Version string    `json:"version"`
+		System  string    `json:"system"` // of its machine-id
 		Pad     string    `json:"pad"`
 	}
 )
@@ -47,7 +48,7 @@ const (
 
 // reach is asked by another member: can I reach you?
 func (a *agent) reach(ctx context.Context, from string, in reachRequest) (reachReply, error) {
-	out := reachReply{Now: time.Now().UTC(), Version: a.opts.Version, MTU: a.mtu(), NoMDNS: a.cfg.MDNS.Backend == "off",
+	out := reachReply{Now: time.Now().UTC(), Version: a.opts.Version, MTU: a.mtu(), NoMDNS: a.cfg.MDNS.Backend == "off", System: a.system(),
 		Pad: strings.Repeat("x", min(len(in.Pad), reachPad))}
 	for _, e := range a.board.Found() {
 		if e.Type == relevoType && e.Name == from {
@@ -153,7 +154,8 @@ func (a *agent) Doctor(ctx context.Context) (api.Doctor, error) {
 		d.Findings = append(d.Findings, api.Finding{Check: "ports", Result: api.FindingUnknown, What: "no other member is alive: nobody can try"})
 		return d, nil
 	}
-	var ports, dns, clocks, mtus, versions problems
+	var ports, dns, clocks, mtus, versions, copied problems
+	own := a.system()
 	seen := 0
 	for _, x := range answers {
 		if x.err != nil {
@@ -168,8 +170,11 @@ func (a *agent) Doctor(ctx context.Context) (api.Doctor, error) {
 		if len(x.reply.Pad) != reachPad {
 			mtus.add("%s: large messages do not come back whole", x.node)
 		}
-		if own := a.mtu(); own > 0 && x.reply.MTU > 0 && own != x.reply.MTU {
-			mtus.add("%d here, %d on %s", own, x.reply.MTU, x.node)
+		if mtu := a.mtu(); mtu > 0 && x.reply.MTU > 0 && mtu != x.reply.MTU {
+			mtus.add("%d here, %d on %s", mtu, x.reply.MTU, x.node)
+		}
+		if own != "" && own == x.reply.System {
+			copied.add("%s has that of this host, too", x.node)
 		}
 		if x.reply.MDNS || x.reply.NoMDNS {
 			seen++
@@ -192,6 +197,7 @@ func (a *agent) Doctor(ctx context.Context) (api.Doctor, error) {
 			fmt.Sprintf("let them through the firewall of this host (ufw allow %d/tcp; ufw allow %d) and of what lies between", a.cfg.Peer.Port, a.cfg.Gossip.Port)),
 		mtus.finding("MTU", api.FindingWarning, "messages larger than a frame come through, and the MTU is the same", "", "give all of them the same: a frame that is too large for one of them is lost without a word"),
 		clocks.finding("clocks", api.FindingWarning, "within "+tooSkewed.String()+" of "+others, "", "give the boards a time server: journals and histories cannot be compared; the lease does not depend on it"),
+		copied.finding("machine-id", api.FindingWarning, "no other member has that of this host", "a card was copied after its first start: ", newMachineID+"; DHCP may give both one address"),
 		versions.finding("versions", api.FindingWarning, "all have "+a.opts.Version, "this host has "+a.opts.Version+", ", "upgrade the others soon: versions are mixed for the time of an upgrade only"))
 	if a.cfg.MDNS.Backend != "off" {
 		d.Findings = append(d.Findings, dns.finding("mDNS", api.FindingWarning, fmt.Sprintf("%d of %d see the announcement of this host", seen, len(answers)), "the announcement of this host is not seen by ",

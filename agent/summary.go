@@ -31,10 +31,12 @@ type summary struct {
 	// Findings are what would hurt a takeover by this host.
 	Findings []controlplane.Finding `json:"findings,omitempty"`
 	// Board is what the board was found wanting in, the wrong ones alone.
-	Board   []api.Finding `json:"board,omitempty"`
-	Judge   *judgement    `json:"judge,omitempty"` // of the arbiter
-	Arbiter string        `json:"arbiter"`         // whom it takes for the arbiter
-	View    *view         `json:"view,omitempty"`  // of what was agreed on; null where raft tells it nothing
+	Board []api.Finding `json:"board,omitempty"`
+	// System is of the machine-id, see [sameSystem].
+	System  string     `json:"system,omitempty"`
+	Judge   *judgement `json:"judge,omitempty"` // of the arbiter
+	Arbiter string     `json:"arbiter"`         // whom it takes for the arbiter
+	View    *view      `json:"view,omitempty"`  // of what was agreed on; null where raft tells it nothing
 }
 
 type judgement struct {
@@ -49,7 +51,7 @@ type judgement struct {
 }
 
 func (a *agent) summary(ctx context.Context) summary {
-	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Conditions: a.monitor.Conditions(), Phase: "none", Arbiter: a.quorum.Leader()}
+	s := summary{Version: a.opts.Version, Role: a.role(), Term: a.term.Load(), Lease: -1, APIError: a.apiErr.Load(), Health: a.monitor.Latest(), Conditions: a.monitor.Conditions(), Phase: "none", Arbiter: a.quorum.Leader(), System: a.system()}
 	if v, err := a.ownView(); err == nil && v.tells(a.cfg.Node) {
 		s.View = &v
 	}

@@ -239,4 +239,30 @@ func TestOnboard(t *testing.T) {
 			t.Logf("%-8s %-14s %s", f.Result, f.Check, f.What)
 		}
 	})
+
+	c.run("a card that was copied after its first start", func(t *testing.T) {
+		own, err := n2.Run(within(t, 10*time.Second), "cat", "/etc/machine-id")
+		ok(t, err)
+		theirs, err := n1.Run(within(t, 10*time.Second), "cat", "/etc/machine-id")
+		ok(t, err)
+		told := func() string {
+			t.Helper()
+			s, err := n1.status(within(t, 10*time.Second))
+			ok(t, err)
+			for _, p := range s.Problems {
+				if strings.Contains(p.What, "machine-id") {
+					return p.What
+				}
+			}
+			return ""
+		}
+		ok(t, n2.WriteFile(within(t, 10*time.Second), "/etc/machine-id", []byte(theirs), 0o444))
+		if got := told(); got != "n1 and n2 have one machine-id: a card was copied after its first start" {
+			t.Errorf("it says %q", got)
+		}
+		ok(t, n2.WriteFile(within(t, 10*time.Second), "/etc/machine-id", []byte(own), 0o444))
+		if got := told(); got != "" {
+			t.Errorf("it says %q", got)
+		}
+	})
 }
