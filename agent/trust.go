@@ -366,7 +366,11 @@ func (a *agent) enrolAsked(ctx context.Context, from string, in enrolRequest) (e
 	}
 	err := a.quorum.Apply(ctx, quorum.Enrol(in.Node, in.Key))
 	if err == nil {
-		a.letIn(in.Node, "an invitation")
+		by := "an invitation"
+		if in.Node == a.cfg.Node && a.founder {
+			by = "the founding of the cluster"
+		}
+		a.letIn(in.Node, by)
 	}
 	return empty{}, err
 }

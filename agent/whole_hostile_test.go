@@ -131,7 +131,7 @@ func TestWholeHostileMember(t *testing.T) {
 					return r.By == by && r.From == from && r.Action == action && r.Target == target && r.Outcome == api.Carried && r.Node != "m4"
 				})
 			}
-			return err == nil && has("ann", "the member m4", "pause", "") && has("an invitation", "", "join", "m4")
+			return err == nil && has("ann", "the member m4", "pause", "") && has("an invitation", "", "join", "m4") && has("the founding of the cluster", "", "join", "n1")
 		})
 		// So is one that a person gives there, and it is told once.
 		if _, err := rogue.Do(t.Context(), api.Order{Verb: api.VerbAcknowledge, By: "bob"}); err != nil {

@@ -124,7 +124,7 @@ func ask[T any](ctx context.Context, c *Client, method, what string, body io.Rea
 		return v, fmt.Errorf("ask the agent for %s: %s", what, f.Error)
 	}
 	if err := json.Unmarshal(b, &v); err != nil {
-		return v, fmt.Errorf("ask the agent for %s: the answer is not understood (is the agent of another version?): %w", what, err)
+		return v, fmt.Errorf("ask the agent for %s: the answer is not understood (is the agent of another version?): %.300s", what, err) // it may quote all of it
 	}
 	return v, nil
 }

@@ -232,7 +232,8 @@ func (p *Port) callJSON(ctx context.Context, method, node, path string, in []byt
 		return nil
 	}
 	if err := json.Unmarshal(body, out); err != nil {
-		return fmt.Errorf("%s on %s: its answer: %w", path, node, err)
+		// It quotes what it does not like: a number may be as long as the answer.
+		return fmt.Errorf("%s on %s: its answer: %s", path, node, oneLine([]byte(err.Error()), maxErrorText))
 	}
 	return nil
 }

@@ -42,6 +42,7 @@ func handler() http.Handler {
 			}
 		}
 	})
+	mux.HandleFunc("/long", func(w http.ResponseWriter, r *http.Request) { w.Write(bytes.Repeat([]byte("9"), 1<<20)) })
 	mux.HandleFunc("/hang", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	return mux
 }
@@ -75,6 +76,11 @@ func TestCalls(t *testing.T) {
 		}
 		err := a.GetJSON(ctx, "n2", "/endless", &who)
 		wants(t, err, "/endless on n2", "more than 1048576 bytes")
+		err = a.PostJSON(ctx, "n2", "/long", nil, new(uint64))
+		wants(t, err, "/long on n2: its answer: json: cannot unmarshal number 999")
+		if err != nil && len(err.Error()) > 2*maxErrorText {
+			t.Errorf("the error has %d bytes", len(err.Error()))
+		}
 		err = a.PostJSON(ctx, "n2", "/take", strings.Repeat("a", MaxBody), nil)
 		wants(t, err, "/take on n2", "1048576 are allowed")
 		if err := a.PostJSON(ctx, "n2", "/take", strings.Repeat("a", MaxBody-2), nil); err != nil {

@@ -132,13 +132,7 @@ func (j joinFlags) byToken(ctx context.Context, out io.Writer, p *place, t peer.
 			return err
 		}
 	}
-	var addrs []string
-	for _, a := range j.address {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			a = net.JoinHostPort(strings.Trim(a, "[]"), strconv.Itoa(cfg.Peer.Port))
-		}
-		addrs = append(addrs, a)
-	}
+	addrs := withPort(j.address, cfg.Peer.Port)
 	if len(addrs) == 0 {
 		fmt.Fprintf(out, "Looking for the cluster of the token (%s…) by mDNS, for up to %s.\n", t.ClusterPrefix()[:8], j.wait)
 		ctx, cancel := context.WithTimeout(ctx, j.wait)
@@ -188,6 +182,17 @@ func (j joinFlags) byToken(ctx context.Context, out io.Writer, p *place, t peer.
 	}
 	fmt.Fprintf(out, "\nNext:\n  1. sudo systemctl enable --now relevo, or restart it if it runs\n")
 	return nil
+}
+
+// withPort adds the port to addresses that have none.
+func withPort(addrs []string, port int) (out []string) {
+	for _, a := range addrs {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			a = net.JoinHostPort(strings.Trim(a, "[]"), strconv.Itoa(port))
+		}
+		out = append(out, a)
+	}
+	return out
 }
 
 // systemdRuns says whether there is a system to start the agent on.

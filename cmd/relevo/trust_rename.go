@@ -185,15 +185,8 @@ func (r renaming) finish(ctx context.Context, out io.Writer, p *place, was, name
 
 // others are the peer ports of members that are there, those that vote first.
 func (r renaming) others(ctx context.Context, p *place, own string) (addrs []string, err error) {
-	port := strconv.Itoa(p.existing.Peer.Port)
-	for _, a := range r.address {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			a = net.JoinHostPort(strings.Trim(a, "[]"), port)
-		}
-		addrs = append(addrs, a)
-	}
-	if len(addrs) > 0 {
-		return addrs, nil
+	if len(r.address) > 0 {
+		return withPort(r.address, p.existing.Peer.Port), nil
 	}
 	c, err := r.app.client()
 	if err != nil {
@@ -208,7 +201,7 @@ func (r renaming) others(ctx context.Context, p *place, own string) (addrs []str
 		for _, m := range v.Members {
 			host, _, err := net.SplitHostPort(m.Address)
 			if err == nil && m.Node != own && m.Status == "alive" && m.Voter == voter {
-				addrs = append(addrs, net.JoinHostPort(host, port))
+				addrs = append(addrs, net.JoinHostPort(host, strconv.Itoa(p.existing.Peer.Port)))
 			}
 		}
 	}
