@@ -130,9 +130,24 @@ func (a *agent) carried(from, by, action, target, why string, err error) {
 // fromMember is the way of what another member had done.
 const fromMember = "the member "
 
-// letIn notes a host that became a member, by a token or an invitation.
-func (a *agent) letIn(node, by string) {
-	a.audited(audit.Record{By: by, Action: "join", Target: node, Outcome: api.Carried})
+// auditJoins notes who became a member since a roll, or came back on another key: the arbiter
+// does that, as with terms.
+func (a *agent) auditJoins(was, is roll) {
+	if !a.quorum.IsLeader() {
+		return
+	}
+	for _, m := range is.Members {
+		by := "an invitation"
+		switch {
+		case was.has(m.Node, m.Key):
+			continue
+		case m.Token != "":
+			by = "the token " + m.Token
+		case m.Node == a.cfg.Node && a.founder:
+			by = "the founding of the cluster"
+		}
+		a.audited(audit.Record{By: by, Action: "join", Target: m.Node, Outcome: api.Carried})
+	}
 }
 
 // echo is what two records of one event have in common.

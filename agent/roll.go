@@ -27,7 +27,7 @@ type roll struct {
 // signedRoll is a roll as JSON, and the signatures of the CAs, where somebody made some: of
 // two while the CA is changed, since who was away believes the old one alone.
 type signedRoll struct {
-	Roll json.RawMessage `json:"roll"`
+	Roll json.RawMessage `json:"roll,omitempty"`
 	Sigs [][]byte        `json:"sigs,omitempty"`
 	of   uint64
 }

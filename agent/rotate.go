@@ -249,7 +249,7 @@ func (a *agent) restStands(node string) error {
 		return fmt.Errorf("%s is the only one that votes: nothing could be decided any more; with three hosts or more others vote, too", node)
 	}
 	if there := rest - len(away); 2*there <= rest {
-		return fmt.Errorf("without %s there are %d voters, and %s of them are away: nothing could be decided any more; bring one of them back first", node, rest, strings.Join(away, ", "))
+		return fmt.Errorf("without %s there are %d voters, and of these %s: nothing could be decided any more; bring one of them back first", node, rest, areAway(away))
 	}
 	return nil
 }
@@ -268,4 +268,11 @@ func (a *agent) replace(ctx context.Context, o api.Order, d api.Done) (api.Done,
 	}
 	d.Text = "the certificates of the board that was " + o.To + " end: the next one of that name is the one with the invitation"
 	return d, a.quorum.Apply(ctx, quorum.Replace(o.To, o.Key, o.By))
+}
+
+func areAway(nodes []string) string {
+	if len(nodes) == 1 {
+		return nodes[0] + " is away"
+	}
+	return strings.Join(nodes, ", ") + " are away"
 }

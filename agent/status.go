@@ -71,8 +71,8 @@ func (a *agent) History(ctx context.Context) (api.History, error) {
 func (a *agent) tellHistory(context.Context, string, empty) (api.History, error) {
 	out := api.History{Changes: []api.Change{}}
 	st := a.quorum.State()
-	if st.Term == 0 && !a.isServer() {
-		return out, errors.New("it was told nothing yet")
+	if !a.isServer() { // what it knows may be old
+		return out, fmt.Errorf("%s neither votes nor is a candidate, or is not let in yet", a.cfg.Node)
 	}
 	for _, h := range slices.Backward(st.History) {
 		c := api.Change{Term: h.Term, Holder: h.Holder, Previous: h.Previous, At: wallTime(h.At), Automatic: h.Automatic, By: h.By, Reason: h.Reason, Notes: h.Notes}

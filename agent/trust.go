@@ -145,6 +145,9 @@ func (a *agent) enforce(r roll, s signedRoll) error {
 	a.trust.roll = r
 	a.trust.mu.Unlock()
 	a.id.SetRules(rules)
+	if len(s.Sigs) == 0 { // by raft, and not by the word of a voter
+		a.auditJoins(was, r)
+	}
 	for _, x := range r.Removed {
 		if slices.ContainsFunc(was.Removed, func(o quorum.Removed) bool { return o.Node == x.Node && o.At.Equal(x.At) }) {
 			continue
@@ -364,15 +367,7 @@ func (a *agent) enrolAsked(ctx context.Context, from string, in enrolRequest) (e
 		}
 		a.log.Warn("a host was not let in: there is a member of its name with another key", "node", in.Node, "from", from)
 	}
-	err := a.quorum.Apply(ctx, quorum.Enrol(in.Node, in.Key))
-	if err == nil {
-		by := "an invitation"
-		if in.Node == a.cfg.Node && a.founder {
-			by = "the founding of the cluster"
-		}
-		a.letIn(in.Node, by)
-	}
-	return empty{}, err
+	return empty{}, a.quorum.Apply(ctx, quorum.Enrol(in.Node, in.Key))
 }
 
 // trustHandlers are what agents ask each other about who may be one of them.

@@ -189,7 +189,7 @@ func (s *Source) set(r *kine.Reader, why error) {
 	if s.reader == r && s.why != nil && why != nil && s.why.Error() == why.Error() {
 		return // as before
 	}
-	if why != nil && why != errNotServing {
+	if why != nil && why != errNotServing && why != errNotRunning {
 		s.cfg.Log.Warn("the datastore cannot be followed", "path", s.cfg.Path, "err", why)
 	}
 	s.reader, s.bad, s.why = r, nil, why

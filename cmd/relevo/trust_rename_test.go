@@ -86,7 +86,7 @@ func TestRename(t *testing.T) {
 	refused("kitchen", "line 6 has the name in another form")
 	os.WriteFile(b.path("etc/relevo.yaml"), []byte(text), 0o644)
 	before = tree(t, b.dir)
-	l.no["leave --dry-run"] = errors.New("without n2 there are 2 voters, and v3 of them are away")
+	l.no["leave --dry-run"] = errors.New("without n2 there are 2 voters, and of these v3 is away")
 	refused("kitchen", "nothing was changed: without n2", "leave --dry-run")
 	// Cut off after the goodbye.
 	was, _ := peer.Earlier(b.path("etc/pki"), b.path("etc/gossip.key"))
