@@ -196,7 +196,7 @@ func (a *agent) build(ctx context.Context) (err error) {
 		return fmt.Errorf("the configuration is for the cluster %s, this host belongs to %s: correct cluster:, or accept an invitation to %s", cfg.Cluster, a.id.Cluster(), cfg.Cluster)
 	}
 	if a.id.Node() != cfg.Node {
-		return fmt.Errorf("the configuration names this host %s, its certificate %s: set node: %s, or accept an invitation for %s", cfg.Node, a.id.Node(), a.id.Node(), cfg.Node)
+		return fmt.Errorf("the configuration names this host %s, its certificate %s: set `node: %s` and start again; `sudo relevo rename %s` gives it another name then", cfg.Node, a.id.Node(), a.id.Node(), cfg.Node)
 	}
 	keys, err := peer.ReadGossipKeys(cfg.Gossip.KeyFile)
 	if err != nil {

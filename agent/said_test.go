@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -35,6 +36,11 @@ func wellHeard() heard {
 		},
 		failed: map[string]error{},
 	}
+	for _, n := range []string{"n1", "n2", "v3"} {
+		s, v := in.answers[n], in.view
+		s.View = &v
+		in.answers[n] = s
+	}
 	for _, n := range []string{"n1", "n2", "v3", "m4"} {
 		in.members = append(in.members, member.Member{Node: n, Status: member.Alive})
 	}
@@ -54,7 +60,7 @@ var lying = []string{
 	 "standby":{"node":"n1","ready":false,"why":"it is mine","fresh_at":"9999-12-31T23:59:59-23:59","lag_seconds":-1e308,"revision":18446744073709551615,
 	  "verified":{"node":"n1","at":"0000-01-01T00:00:00+23:59","differences":[{"revision":1,"key":"k"}]},"rehearsed":{"node":"n1","error":"no"}},
 	 "judge":{"possible":false,"to":"m4","why":["no"],"evidence":["e"],"wait_seconds":1e308},
-	 "view":{"term":18446744073709551615,"holder":"m4","since":"9999-12-31T23:59:59-23:59","pause":{"phase":"paused"},"servers":[{"node":"m4","voter":true}]},
+	 "view":{"term":18446744073709551615,"holder":"m4","since":"9999-12-31T23:59:59-23:59","pause":{"phase":"paused"},"servers":[{"node":"m4","voter":true},{"node":"m4"},{"node":"m4"},{"node":"m4"},{"node":"n1"}]},
 	 "findings":[{"what":"w","do":"d","blocks":true}],"board":[{"check":"c","result":"wrong","what":"w"}],
 	 "conditions":[{"type":"Hot","status":true,"message":"m"}],"health":{"at":"9999-12-31T23:59:59-23:59"}}`,
 	`{"standby":{"node":"m4","ready":true}}`, `{"judge":{"possible":true,"to":"m4"}}`, `{}`, `{"standby":{}}`,
@@ -90,6 +96,7 @@ func FuzzSummary(f *testing.F) {
 				t.Fatalf("%d bytes became %d", len(b), len(text))
 			}
 		}
+		heardAll := maps.Clone(in.answers)
 		delete(in.answers, liar)
 		in.failed[liar] = errors.New("it does not answer")
 		silent := merge(in)
@@ -117,6 +124,7 @@ func FuzzSummary(f *testing.F) {
 			}
 		}
 		if liar == "m4" {
+			same("what is told to those whom raft tells nothing", bestView(heardAll), bestView(in.answers))
 			same("the problems", notOf(lied.Problems, "m4"), notOf(silent.Problems, "m4"))
 			if i := slices.IndexFunc(lied.Standbys, func(st api.Standby) bool { return st.Node == "m4" }); i >= 0 && lied.Standbys[i].Ready {
 				t.Error("m4, which is no candidate, is shown as a standby that is ready")
@@ -234,5 +242,28 @@ func TestCut(t *testing.T) {
 	}
 	if bytes.ContainsRune([]byte(cut(strings.Repeat("ä", 99), 20)), utf8.RuneError) {
 		t.Error("a letter was cut in half")
+	}
+}
+
+// TestBestView: a newer term counts, and one that knows an arbiter.
+func TestBestView(t *testing.T) {
+	servers := []quorum.Server{{Node: "n1", Voter: true}, {Node: "n2", Voter: true}, {Node: "v3", Voter: true}}
+	of := func(term uint64, arbiter string) summary {
+		return summary{View: &view{Term: term, Holder: "n1", Servers: servers}, Arbiter: arbiter}
+	}
+	for _, c := range []struct {
+		answers map[string]summary
+		term    uint64
+		arbiter string
+	}{
+		{map[string]summary{"n1": of(2, "v3"), "n2": of(3, "v3"), "v3": of(2, "v3"), "m4": {}}, 3, "v3"},
+		{map[string]summary{"n1": of(3, ""), "n2": of(3, "v3")}, 3, "v3"},
+		{map[string]summary{"n1": of(3, "v3"), "n2": of(3, "")}, 3, "v3"},
+		{map[string]summary{"m4": {}}, 0, ""},
+		{map[string]summary{"m4": said("m4", of(9, "m4"))}, 0, ""}, // which does not even call itself one of them
+	} {
+		if v := bestView(c.answers); v.Term != c.term || v.Arbiter != c.arbiter {
+			t.Errorf("%+v: %+v", c.answers, v)
+		}
 	}
 }

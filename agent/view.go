@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -40,20 +41,38 @@ func (a *agent) ownView() (view, error) {
 	return v, err
 }
 
-// viewFrom is this host's view, or, where raft tells it nothing, the newest of those in
-// answers; of two of one term the one that knows an arbiter.
+// viewFrom is this host's view, or, where raft tells it nothing, the best of those in answers.
 func (a *agent) viewFrom(answers map[string]summary) (view, error) {
 	if v, err := a.ownView(); err != nil || v.tells(a.cfg.Node) {
 		return v, err
 	}
-	var best view
+	return bestView(answers), nil
+}
+
+// bestView is what one says whom most call one of those that raft tells: what a member calls
+// itself is its own word alone. Of these it is the newest, and of two of one term the one that
+// knows an arbiter.
+func bestView(answers map[string]summary) (best view) {
+	called := map[string]int{}
 	for _, s := range answers {
-		if v := s.View; v != nil && len(v.Servers) > 0 && (v.Term > best.Term || v.Term == best.Term && best.Arbiter == "") {
-			best = *v
+		if s.View == nil {
+			continue
+		}
+		for i, sv := range s.View.Servers {
+			if slices.IndexFunc(s.View.Servers, func(o quorum.Server) bool { return o.Node == sv.Node }) == i {
+				called[sv.Node]++
+			}
+		}
+	}
+	most := 0
+	for _, node := range slices.Sorted(maps.Keys(answers)) {
+		s := answers[node]
+		if v, n := s.View, called[node]; v != nil && (n > most || n == most && (v.Term > best.Term || v.Term == best.Term && best.Arbiter == "")) {
+			most, best = n, *v
 			best.Arbiter = s.Arbiter
 		}
 	}
-	return best, nil
+	return best
 }
 
 // see is viewFrom without answers, which are asked for only where they are needed.
