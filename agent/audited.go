@@ -222,7 +222,7 @@ func (a *agent) Audit(ctx context.Context) (api.Audit, error) {
 	own, err := a.auditHere(ctx, a.cfg.Node, empty{})
 	add(a.cfg.Node, own, err)
 	var wg sync.WaitGroup
-	for _, m := range a.pool.Members() {
+	for _, m := range a.shown() {
 		if m.Node == a.cfg.Node || m.Status == member.Left {
 			continue
 		}

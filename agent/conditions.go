@@ -74,7 +74,7 @@ func (a *agent) Health(ctx context.Context) (api.Health, error) {
 	answers, failed := a.askAll(ctx)
 	out := api.Health{Nodes: []api.NodeHealth{}}
 	there := map[string]bool{}
-	for _, m := range a.pool.Members() {
+	for _, m := range a.shown() {
 		if m.Status == member.Left {
 			continue
 		}

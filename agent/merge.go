@@ -44,7 +44,7 @@ func (a *agent) Status(ctx context.Context) (api.Status, error) {
 		candidate: a.cfg.Candidate, view: st, unknown: err,
 		// A holder that has lost its lease knows best that it is no master.
 		lost:     st.Holder == a.cfg.Node && a.host != nil && a.phase() != lease.Master && st.Arbiter == "",
-		missedCA: a.port.MissedCA(time.Minute), answers: answers, failed: failed, members: a.pool.Members(), own: a.ownProblems(),
+		missedCA: a.port.MissedCA(time.Minute), answers: answers, failed: failed, members: a.shown(), own: a.ownProblems(),
 	}), nil
 }
 

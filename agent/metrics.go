@@ -48,7 +48,7 @@ func (a *agent) Metrics() []api.Metric {
 
 func (a *agent) memberMetrics(s *api.Set) {
 	count := map[member.Status]int{}
-	for _, m := range a.pool.Members() {
+	for _, m := range a.shown() {
 		count[m.Status]++
 		if m.Status == member.Left {
 			continue

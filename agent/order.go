@@ -144,7 +144,7 @@ func (a *agent) mayLeave() error {
 	if !a.isVoter(a.cfg.Node) {
 		return nil
 	}
-	if a.heir() == "" && !slices.ContainsFunc(a.pool.Members(), func(m member.Member) bool { return m.Node != a.cfg.Node && m.Status != member.Left }) {
+	if a.heir() == "" && !slices.ContainsFunc(a.shown(), func(m member.Member) bool { return m.Node != a.cfg.Node && m.Status != member.Left }) {
 		return nil // there are no others
 	}
 	return a.restStands(a.cfg.Node)

@@ -18,6 +18,17 @@ import (
 
 // The agent answers the command line and the metrics page (api.Source).
 
+// shown are those of the pool but who was removed and is gone, which gossip remembers for a day.
+func (a *agent) shown() (out []member.Member) {
+	r := a.roll()
+	for _, m := range a.pool.Members() {
+		if m.Status == member.Alive || !r.gone(m.Node) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
 // Members is the pool.
 func (a *agent) Members(ctx context.Context) (api.Members, error) {
 	voters := map[string]bool{}
@@ -29,7 +40,7 @@ func (a *agent) Members(ctx context.Context) (api.Members, error) {
 		voters[s.Node] = s.Voter
 	}
 	out := api.Members{Members: []api.Member{}}
-	for _, m := range a.pool.Members() {
+	for _, m := range a.shown() {
 		out.Members = append(out.Members, api.Member{
 			Node: m.Node, Address: net.JoinHostPort(m.Addr, strconv.Itoa(m.Port)), Status: string(m.Status), Role: api.Role(cmp.Or(m.Tags[tagRole], "member")),
 			Voter: voters[m.Node], Arbiter: m.Node == v.Arbiter, Candidate: m.Tags[tagCandidate] != "", Version: m.Tags[tagVersion], Since: a.seen.since(m.Node).UTC(),

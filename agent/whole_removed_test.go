@@ -64,6 +64,12 @@ func TestWholeRemoved(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		w.until(time.Minute, "they are shown no more", func() bool {
+			v, err := n1.agent.Members(t.Context())
+			s, err2 := n1.agent.Status(t.Context())
+			told := slices.ContainsFunc(s.Problems, func(p api.Problem) bool { return strings.Contains(p.What, "m4") || strings.Contains(p.What, "n2") })
+			return err == nil && err2 == nil && !told && len(v.Members) == 2 && v.Members[0].Node == "n1" && v.Members[1].Node == "v3"
+		})
 		liar, _ := foundCluster(t)
 		fake := w.statement(n2, filepath.Join(liar, "pki"))
 		if x, err := n2.agent.believe(fake); err == nil {

@@ -54,8 +54,8 @@ func renames(t *testing.T, c *cluster) {
 					if x.Voter {
 						votes++
 					}
-					if x.Node == was && x.Status != "left" {
-						return fmt.Errorf("%s knows %s as %s", on.Name, was, x.Status)
+					if x.Node == was {
+						return fmt.Errorf("%s shows %s, which is %s", on.Name, was, x.Status)
 					}
 				}
 				s, err := on.status(ctx)
