@@ -98,7 +98,7 @@ func (a *agent) sights(ctx context.Context) []api.Sight {
 	own, _ := a.seenHere.tell(ctx, "", empty{})
 	add(a.cfg.Node, time.Now(), own)
 	var wg sync.WaitGroup
-	for _, m := range a.pool.Members() {
+	for _, m := range a.shown() {
 		if m.Status != member.Alive || m.Node == a.cfg.Node {
 			continue
 		}

@@ -163,5 +163,10 @@ func (o *outcast) Explain(context.Context, uint64) (api.Explanation, error) {
 	return api.Explanation{}, o.refusal()
 }
 
-// Do does nothing.
-func (o *outcast) Do(context.Context, api.Order) (api.Done, error) { return api.Done{}, o.refusal() }
+// Do does nothing; who leaves a cluster that has removed it is through.
+func (o *outcast) Do(_ context.Context, or api.Order) (api.Done, error) {
+	if or.Verb == api.VerbLeave && !or.DryRun {
+		return api.Done{Text: o.text(o.a.id.Cluster()) + ": there is nothing left to leave"}, nil
+	}
+	return api.Done{}, o.refusal()
+}

@@ -18,11 +18,11 @@ import (
 
 // The agent answers the command line and the metrics page (api.Source).
 
-// shown are those of the pool but who was removed and is gone, which gossip remembers for a day.
+// shown are those of the pool but who was removed, which gossip remembers for a day.
 func (a *agent) shown() (out []member.Member) {
 	r := a.roll()
 	for _, m := range a.pool.Members() {
-		if m.Status == member.Alive || !r.gone(m.Node) {
+		if !r.gone(m.Node) {
 			out = append(out, m)
 		}
 	}

@@ -127,7 +127,7 @@ func (a *agent) askAll(ctx context.Context) (answers map[string]summary, failed 
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	answers[a.cfg.Node] = a.summary(ctx)
-	for _, m := range a.pool.Members() {
+	for _, m := range a.shown() {
 		if m.Status != member.Alive || m.Node == a.cfg.Node {
 			continue
 		}

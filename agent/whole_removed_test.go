@@ -40,6 +40,9 @@ func (h *testHost) says() string {
 			h.w.t.Errorf("%s: %v", what, err)
 		}
 	}
+	if d, err := o.Do(h.w.t.Context(), api.Order{Verb: api.VerbLeave}); err != nil || !strings.Contains(d.Text, "nothing left to leave") {
+		h.w.t.Errorf("it leaves with %q, %v", d.Text, err)
+	}
 	return s.Problems[0].What
 }
 

@@ -119,7 +119,7 @@ func (a *app) examine(ctx context.Context, cfg *config.Config) []finding {
 	if cfg.Voter {
 		out = append(out, checkFence(cfg.Fence.Command))
 	}
-	if cfg.Candidate == nil {
+	if cfg.Candidate == nil || st != nil && st.Removed != nil { // which takes nothing over
 		return out
 	}
 	out = append(out, checkHandOver(ctx, cfg.DataDir))

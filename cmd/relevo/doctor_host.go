@@ -125,6 +125,9 @@ func judgeVIP(ctx context.Context, n onboard.Network, vip netip.Addr, ask func(c
 	if why := n.Fits(vip); why != "" {
 		return finding{f.Check, resultWrong, fmt.Sprintf("%s: %s", vip, why), "correct candidate.vip.address on all candidates"}
 	}
+	if st != nil && st.Removed != nil {
+		return finding{f.Check, resultUnknown, "this host was removed: whoever has " + vip.String() + " is none of its business", ""}
+	}
 	who, err := ask(ctx, n.Interface, vip)
 	held := st != nil && st.VIP != nil && st.VIP.Held
 	switch {

@@ -73,6 +73,9 @@ func TestAddressesAreJudged(t *testing.T) {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}
+	if f := judgeVIP(t.Context(), n, netip.MustParseAddr("192.168.1.250"), ask, &api.Status{Removed: &api.Removed{}}); f.Result != resultUnknown {
+		t.Errorf("a host that was removed: %+v", f)
+	}
 	fails = errors.New("operation not permitted")
 	for _, f := range []finding{judgeAddress(t.Context(), n, ask), judgeVIP(t.Context(), n, netip.MustParseAddr("192.168.1.250"), ask, nil)} {
 		if f.Result != resultUnknown || !strings.Contains(f.Do, "root") {

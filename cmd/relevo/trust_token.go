@@ -58,7 +58,14 @@ func newTokenCreateCommand(a *app) *cobra.Command {
 			fmt.Fprintln(a.stdout, clean(done.Token))
 			return nil
 		}
-		fmt.Fprintf(a.stdout, "On the new host:\n\n  sudo relevo join %s\n\nThe token is %s, for %d of them.\n", clean(done.Token), clean(done.Text), spec.Uses)
+		whom := "one host"
+		switch {
+		case spec.Node != "":
+			whom = spec.Node + " alone"
+		case spec.Uses != 1:
+			whom = fmt.Sprintf("%d hosts", spec.Uses)
+		}
+		fmt.Fprintf(a.stdout, "On the new host:\n\n  sudo relevo join %s\n\nThe token is %s, for %s.\n", clean(done.Token), clean(done.Text), whom)
 		return nil
 	}
 	return cmd
