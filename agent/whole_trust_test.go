@@ -442,7 +442,7 @@ func TestWholeLeaveUnheard(t *testing.T) {
 
 // TestWholeLeaveTooMany: who leaves does not take the vote away that the others need.
 func TestWholeLeaveTooMany(t *testing.T) {
-	founded(t, "n1 n2 v3", func(t *testing.T, w *world) {
+	founded(t, "n1 n2 v3 m4", func(t *testing.T, w *world) {
 		w.steady("n1", 1)
 		n2, v3 := w.host("n2"), w.host("v3")
 		v3.crash()
@@ -454,6 +454,15 @@ func TestWholeLeaveTooMany(t *testing.T) {
 			if d, err := n2.order(api.Order{Verb: api.VerbLeave, DryRun: dry}); err == nil || !strings.Contains(err.Error(), "without n2 there are 2 voters, and of these v3 is away") {
 				t.Errorf("it says %q, %v", d.Text, err)
 			}
+		}
+		// Who has none may, and the others are told; here by one who is not the arbiter.
+		m4 := w.host("m4")
+		w.until(time.Minute, "m4 has been heard of", func() bool { _, ok := m4.agent.member("n1"); return ok })
+		if d, err := m4.order(api.Order{Verb: api.VerbLeave}); err != nil || !strings.Contains(d.Text, "m4 has left") {
+			t.Errorf("without a vote: %q, %v", d.Text, err)
+		}
+		if _, err := n2.order(api.Order{Verb: api.VerbRemove, To: "n1"}); err == nil || strings.Contains(err.Error(), "/v1/") || !strings.Contains(err.Error(), "n1") {
+			t.Errorf("a refusal: %v", err)
 		}
 		v3.boot()
 		w.until(time.Minute, "n2 may leave", func() bool {
