@@ -234,6 +234,9 @@ func (a *agent) ownProblems() (out []api.Problem) {
 	add := func(severity api.Severity, what, why, do string) {
 		out = append(out, api.Problem{Severity: severity, What: what, Why: why, Do: do})
 	}
+	if a.trust.leaving.Load() {
+		add(api.Warning, "this host has left the cluster", "", "`systemctl disable --now relevo` ends its agent; with `systemctl restart relevo` it is back")
+	}
 	out = append(out, tellNeighbours(a.nearby(), a.id.Cluster(), a.vip())...)
 	out = append(out, a.caProblems()...)
 	if err := a.pool.Err(); err != nil {

@@ -391,6 +391,13 @@ func TestWholeLeave(t *testing.T) {
 		if d, err := gone.order(api.Order{Verb: api.VerbLeave}); err != nil || !strings.Contains(d.Text, "has left") {
 			t.Errorf("asked again it says %q, %v", d.Text, err)
 		}
+		leftSays := func() bool {
+			s, err := gone.agent.Status(t.Context())
+			return err == nil && slices.ContainsFunc(s.Problems, func(p api.Problem) bool { return p.What == "this host has left the cluster" })
+		}
+		if !leftSays() {
+			t.Error("its status does not say that it has left")
+		}
 		gone.shutdown()
 		if left, removed := gone.departed(); !left || removed != "" {
 			t.Errorf("it is not known that it has left: %v, %q", left, removed)
@@ -408,6 +415,9 @@ func TestWholeLeave(t *testing.T) {
 		})
 		if log := w.log.text(); strings.Contains(log, "a list of the members from") { // an agent that starts asks for a newer one, and there is none
 			t.Error("an answer without a list is taken for one that nobody signed")
+		}
+		if leftSays() {
+			t.Error("it says that it has left, and is back")
 		}
 		// It has no vote any more, and so no CA's key.
 		if !gone.hasCA() || !w.host("n1").hasCA() {
