@@ -121,7 +121,7 @@ func (l *lookup) begin(bus objects) {
 // reconcile makes the types that are looked for those that somebody wants.
 func (l *lookup) reconcile(ctx context.Context, retry *time.Timer) error {
 	want, all := l.b.lookingFor()
-	if err := l.browseTypes(ctx, all); err != nil {
+	if err := l.browseTypes(ctx, all, retry); err != nil {
 		return err
 	}
 	for t := range l.announced {
@@ -154,10 +154,16 @@ func (l *lookup) reconcile(ctx context.Context, retry *time.Timer) error {
 	return nil
 }
 
-func (l *lookup) browseTypes(ctx context.Context, all bool) (err error) {
+func (l *lookup) browseTypes(ctx context.Context, all bool, retry *time.Timer) (err error) {
 	switch {
 	case all && l.all == "":
-		if l.all, err = l.bus.make(ctx, "ServiceTypeBrowserNew", anyInterface, protoIPv4, "", noFlags); err != nil {
+		l.all, err = l.bus.make(ctx, "ServiceTypeBrowserNew", anyInterface, protoIPv4, "", noFlags)
+		if avahiSays(err) != "" {
+			l.cfg.Log.Debug("types not looked for", "err", err)
+			retry.Reset(resolveRetry)
+			return nil
+		}
+		if err != nil {
 			return fmt.Errorf("look for all types: %w", err)
 		}
 	case !all && l.all != "":
@@ -214,7 +220,7 @@ func (l *lookup) signal(ctx context.Context, s *dbus.Signal, retry *time.Timer) 
 	case ifTypeBrowser + ".Failure":
 		if s.Path == l.all {
 			retry.Reset(resolveRetry)
-			return l.browseTypes(ctx, false)
+			return l.browseTypes(ctx, false, retry)
 		}
 	}
 	return nil
