@@ -151,19 +151,19 @@ func (a *agent) auditJoins(was, is roll) {
 }
 
 // echo is what two records of one event have in common.
-type echo struct{ node, by, action, target string }
+type echo struct{ node, by, action, target, outcome string }
 
 // withoutEchoes leaves out what a member had another do and wrote down itself, if both did
 // within a minute by their clocks.
 func withoutEchoes(all []api.AuditRecord) []api.AuditRecord {
 	at := map[echo][]time.Time{}
 	for _, r := range all {
-		e := echo{r.Node, r.By, r.Action, r.Target}
+		e := echo{r.Node, r.By, r.Action, r.Target, r.Outcome}
 		at[e] = append(at[e], r.At)
 	}
 	return slices.DeleteFunc(all, func(r api.AuditRecord) bool {
 		node, ok := strings.CutPrefix(r.From, fromMember)
-		return ok && node != r.Node && slices.ContainsFunc(at[echo{node, r.By, r.Action, r.Target}], func(t time.Time) bool { return away(t, r.At) < time.Minute })
+		return ok && node != r.Node && slices.ContainsFunc(at[echo{node, r.By, r.Action, r.Target, r.Outcome}], func(t time.Time) bool { return away(t, r.At) < time.Minute })
 	})
 }
 

@@ -59,10 +59,11 @@ func TestWithoutEchoes(t *testing.T) {
 	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	typed := api.AuditRecord{Node: "n2", At: at, By: "ann", From: "the socket, uid 0", Action: "pause", Outcome: api.Carried}
 	echoed := api.AuditRecord{Node: "v3", At: at.Add(time.Second), By: "ann", From: fromMember + "n2", Action: "pause", Outcome: api.Carried}
-	later, other, own := echoed, echoed, echoed
+	later, other, own, lie := echoed, echoed, echoed, typed
 	later.At = at.Add(time.Hour) // which n2 has not written down
 	other.Target = "n1"
 	own.Node = "n2" // a member that speaks of itself
+	lie.Outcome = api.Refused
 	for _, c := range []struct{ all, want []api.AuditRecord }{
 		{[]api.AuditRecord{typed, echoed}, []api.AuditRecord{typed}},
 		{[]api.AuditRecord{echoed, typed}, []api.AuditRecord{typed}},
@@ -70,6 +71,7 @@ func TestWithoutEchoes(t *testing.T) {
 		{[]api.AuditRecord{typed, later}, []api.AuditRecord{typed, later}},
 		{[]api.AuditRecord{typed, other}, []api.AuditRecord{typed, other}},
 		{[]api.AuditRecord{own}, []api.AuditRecord{own}},
+		{[]api.AuditRecord{lie, echoed}, []api.AuditRecord{lie, echoed}},
 	} {
 		if got := withoutEchoes(slices.Clone(c.all)); !slices.Equal(got, c.want) {
 			t.Errorf("%+v became %+v", c.all, got)

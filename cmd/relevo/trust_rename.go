@@ -8,8 +8,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -153,11 +155,7 @@ func (r renaming) finish(ctx context.Context, out io.Writer, p *place, was, name
 	if err != nil {
 		return err
 	}
-	st, err := os.Stat(p.config)
-	if err == nil {
-		err = durable.Replace(p.config, text, st.Mode().Perm())
-	}
-	if err != nil {
+	if err := rewrite(p.config, text); err != nil {
 		return fmt.Errorf("write the new name into the configuration: %w", err)
 	}
 	fmt.Fprintf(out, "%s has the new name.\n", p.config)
@@ -170,7 +168,7 @@ func (r renaming) finish(ctx context.Context, out io.Writer, p *place, was, name
 	defer t.Stop()
 	for {
 		_, err := r.app.order(ctx, api.Order{Verb: api.VerbRemove, To: was, Why: "it is called " + name + " now"})
-		if err == nil {
+		if err == nil || r.forgotten(ctx, was, name) {
 			break
 		}
 		select {
@@ -180,6 +178,36 @@ func (r renaming) finish(ctx context.Context, out io.Writer, p *place, was, name
 		}
 	}
 	fmt.Fprintf(out, "This host is %s now; %s is no member any more.\n\nNext: `relevo status`\n", name, was)
+	return nil
+}
+
+// forgotten says whether the cluster knows the host by its new name alone: it was cut off when
+// it had that removed.
+func (r renaming) forgotten(ctx context.Context, was, name string) bool {
+	c, err := r.app.client()
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	v, err := c.Members(ctx)
+	is := func(node string) bool {
+		return slices.ContainsFunc(v.Members, func(m api.Member) bool { return m.Node == node })
+	}
+	return err == nil && is(name) && !is(was)
+}
+
+// rewrite replaces a file, and leaves it to whom it belongs.
+func rewrite(path string, text []byte) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if err := durable.Replace(path, text, st.Mode().Perm()); err != nil {
+		return err
+	}
+	if own, ok := st.Sys().(*syscall.Stat_t); ok {
+		return os.Chown(path, int(own.Uid), int(own.Gid))
+	}
 	return nil
 }
 

@@ -22,6 +22,15 @@ type leaver struct {
 	token  *peer.Token
 	orders []string
 	no     map[string]error // what it refuses
+
+	members []string
+}
+
+func (l *leaver) Members(context.Context) (v api.Members, err error) {
+	for _, n := range l.members {
+		v.Members = append(v.Members, api.Member{Node: n, Status: "alive"})
+	}
+	return v, nil
 }
 
 func (l *leaver) Do(_ context.Context, o api.Order) (api.Done, error) {
@@ -127,6 +136,16 @@ func TestRename(t *testing.T) {
 	}
 	if got := tree(t, b.dir)["etc/relevo.yaml"]; got != after["etc/relevo.yaml"] {
 		t.Errorf("%s", got)
+	}
+	// And when that was done, too.
+	os.WriteFile(b.path("etc/relevo.yaml"), []byte(text), 0o644)
+	os.Chmod(b.path("etc/relevo.yaml"), 0o640)
+	l.no["remove n2"], l.members = errors.New("n2 was removed already"), []string{"n1", "kitchen"}
+	if out, err := try("kitchen"); err != nil || !slices.Equal(l.orders, []string{"remove n2"}) {
+		t.Errorf("%v, it ordered %q: %s", err, l.orders, out)
+	}
+	if st, err := os.Stat(b.path("etc/relevo.yaml")); err != nil || st.Mode().Perm() != 0o640 {
+		t.Errorf("%v, %v", st.Mode(), err)
 	}
 }
 
