@@ -101,3 +101,39 @@ func TestRenewalWithoutLeader(t *testing.T) {
 		}
 	})
 }
+
+// TestViewGivenUp: who does not wait for the loop any more has what it asked the loop to write to
+// for itself; the race detector sees if not.
+func TestViewGivenUp(t *testing.T) {
+	l := &loop{calls: make(chan func(), 1)}
+	for _, runs := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		n, begun := 0, make(chan struct{})
+		ended := make(chan error, 1)
+		go func() {
+			err := l.view(ctx, func() {
+				close(begun)
+				for i := range 1000 {
+					n = i
+				}
+			})
+			n++
+			ended <- err
+		}()
+		call := <-l.calls
+		if runs {
+			go call()
+			<-begun
+		}
+		cancel()
+		if err := <-ended; (err == nil) != runs {
+			t.Errorf("run %v: %v", runs, err)
+		}
+		if !runs {
+			call() // the loop comes to it late
+		}
+		if want := map[bool]int{false: 1, true: 1000}[runs]; n != want {
+			t.Errorf("run %v: %d, want %d", runs, n, want)
+		}
+	}
+}

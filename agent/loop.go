@@ -103,11 +103,19 @@ func (l *loop) post(ctx context.Context, ev lease.Event) {
 	}
 }
 
-// view runs f inside the loop and waits for it.
+// view runs f inside the loop and waits for it. With an error f was not run, and will not be:
+// what it writes to is the caller's again.
 func (l *loop) view(ctx context.Context, f func()) error {
 	done := make(chan struct{})
+	var taken atomic.Bool // by who runs f, or by who gives up
+	call := func() {
+		if taken.CompareAndSwap(false, true) {
+			f()
+		}
+		close(done)
+	}
 	select {
-	case l.calls <- func() { f(); close(done) }:
+	case l.calls <- call:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -115,7 +123,11 @@ func (l *loop) view(ctx context.Context, f func()) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		if taken.CompareAndSwap(false, true) {
+			return ctx.Err()
+		}
+		<-done
+		return nil
 	}
 }
 
