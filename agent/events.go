@@ -5,7 +5,6 @@ import (
 	"context"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"relevo.dev/relevo/agent/hooks"
@@ -120,6 +119,6 @@ func (a *agent) conditionEvent(node string, c health.Condition) hooks.Event {
 		e.Status, e.Reason, e.Message, e.Advice = "false", "", "", ""
 		e.Subject = node + ": no more " + string(c.Type)
 	}
-	e.Subject = strings.ToValidUTF8(e.Subject[:min(len(e.Subject), 200)], "")
+	e.Subject = cut(e.Subject, 200)
 	return e
 }

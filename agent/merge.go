@@ -39,12 +39,13 @@ type heard struct {
 func (a *agent) Status(ctx context.Context) (api.Status, error) {
 	answers, failed := a.askAll(ctx)
 	st, err := a.viewFrom(answers)
+	near := a.nearby()
 	return merge(heard{
-		Status:    api.Status{Cluster: a.id.Cluster(), ClusterID: a.id.ClusterID(), Node: a.cfg.Node, Version: a.opts.Version, Role: a.role(), Term: max(a.term.Load(), st.Term), Neighbours: a.nearby()},
+		Status:    api.Status{Cluster: a.id.Cluster(), ClusterID: a.id.ClusterID(), Node: a.cfg.Node, Version: a.opts.Version, Role: a.role(), Term: max(a.term.Load(), st.Term), Neighbours: near},
 		candidate: a.cfg.Candidate, view: st, unknown: err,
 		// A holder that has lost its lease knows best that it is no master.
 		lost:     st.Holder == a.cfg.Node && a.host != nil && a.phase() != lease.Master && st.Arbiter == "",
-		missedCA: a.port.MissedCA(time.Minute), answers: answers, failed: failed, members: a.shown(), own: a.ownProblems(),
+		missedCA: a.port.MissedCA(time.Minute), answers: answers, failed: failed, members: a.shown(), own: a.ownProblems(near),
 	}), nil
 }
 
@@ -119,6 +120,8 @@ func merge(in heard) api.Status {
 // fewOfOne bounds what one member brings among the problems, of each kind.
 const fewOfOne = 32
 
+func few[E any](of []E) []E { return of[:min(len(of), fewOfOne)] }
+
 // problems, the worst first.
 func (in heard) problems(s api.Status) []api.Problem {
 	var out []api.Problem
@@ -176,8 +179,7 @@ func (in heard) problems(s api.Status) []api.Problem {
 		out = append(out, checkProblems(st)...)
 	}
 	for _, node := range nodes {
-		findings := answers[node].Findings
-		for _, f := range findings[:min(len(findings), fewOfOne)] {
+		for _, f := range few(answers[node].Findings) {
 			// What keeps a standby from being ready has been told as its reason.
 			if !slices.ContainsFunc(s.Standbys, func(st api.Standby) bool { return st.Node == node && st.Why == sentence(f) }) {
 				warn(node+": "+f.What, "", f.Do)
@@ -193,8 +195,7 @@ func (in heard) problems(s api.Status) []api.Problem {
 		}
 	}
 	for _, node := range nodes {
-		conditions := answers[node].Conditions
-		for _, c := range conditions[:min(len(conditions), fewOfOne)] {
+		for _, c := range few(answers[node].Conditions) {
 			if c.Status == health.Yes {
 				warn(node+": "+c.Message, string(c.Type), c.Advice)
 			}
@@ -210,8 +211,7 @@ func (in heard) problems(s api.Status) []api.Problem {
 		}
 	}
 	for _, node := range nodes {
-		board := answers[node].Board
-		for _, f := range board[:min(len(board), fewOfOne)] {
+		for _, f := range few(answers[node].Board) {
 			warn(node+": "+f.What, f.Check, f.Do)
 		}
 	}
@@ -223,21 +223,19 @@ func (in heard) problems(s api.Status) []api.Problem {
 		}
 	}
 	out = append(out, in.own...)
-	sortFew(out, func(x, y api.Problem) int {
-		return cmp.Or(cmp.Compare(x.Severity, y.Severity), 0)
-	})
+	sortFew(out, func(x, y api.Problem) int { return cmp.Compare(x.Severity, y.Severity) })
 	return out
 }
 
-// ownProblems are those of this host's own parts.
-func (a *agent) ownProblems() (out []api.Problem) {
+// ownProblems are those of this host's own parts, and of what is near.
+func (a *agent) ownProblems(near []api.Neighbour) (out []api.Problem) {
 	add := func(severity api.Severity, what, why, do string) {
 		out = append(out, api.Problem{Severity: severity, What: what, Why: why, Do: do})
 	}
 	if a.trust.leaving.Load() {
 		add(api.Warning, "this host has left the cluster", "", "`systemctl disable --now relevo` ends its agent; with `systemctl restart relevo` it is back")
 	}
-	out = append(out, tellNeighbours(a.nearby(), a.id.Cluster(), a.vip())...)
+	out = append(out, tellNeighbours(near, a.id.Cluster(), a.vip())...)
 	out = append(out, a.caProblems()...)
 	if err := a.pool.Err(); err != nil {
 		add(api.Critical, "the pool of members is not in order", err.Error(), "two hosts of one name: rename one of them")

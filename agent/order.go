@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -13,21 +12,12 @@ import (
 	"relevo.dev/relevo/agent/api"
 	"relevo.dev/relevo/agent/lease"
 	"relevo.dev/relevo/agent/member"
-	"relevo.dev/relevo/agent/peer"
 	"relevo.dev/relevo/agent/quorum"
 )
 
 // Do carries out what a person on this host asked for (api.Source): it goes to who
 // can do it, the holder for a switchover, the arbiter for the rest.
 func (a *agent) Do(ctx context.Context, o api.Order) (api.Done, error) {
-	d, err := a.do(ctx, o)
-	if refused, ok := errors.AsType[*peer.StatusError](err); ok && refused.Status == http.StatusServiceUnavailable && refused.Message != "" {
-		err = fmt.Errorf("%s says: %s", refused.Node, refused.Message) // how it was asked is nothing for people
-	}
-	return d, err
-}
-
-func (a *agent) do(ctx context.Context, o api.Order) (api.Done, error) {
 	o.By += "@" + a.cfg.Node
 	a.log.Warn("order", "verb", string(o.Verb), "to", o.To, "force", o.Force, "by", o.By, "why", o.Why)
 	switch o.Verb {

@@ -86,8 +86,7 @@ func (a *agent) probes(ctx context.Context) error {
 		req := probeRequest{Term: s.Term, OK: err == nil, Ever: ever || err == nil}
 		ever = req.Ever
 		if err != nil {
-			req.Why = err.Error()
-			req.Why = req.Why[:min(len(req.Why), maxWhy)]
+			req.Why = cut(err.Error(), maxWhy)
 		}
 		if ever && (req.OK != said || of != 0 && of != s.Term) {
 			if said = req.OK; req.OK {

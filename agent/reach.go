@@ -155,7 +155,7 @@ func (a *agent) Doctor(ctx context.Context) (api.Doctor, error) {
 		return d, nil
 	}
 	var ports, dns, clocks, mtus, versions, copied problems
-	own := a.system()
+	own, mtu := a.system(), a.mtu()
 	seen := 0
 	for _, x := range answers {
 		if x.err != nil {
@@ -170,7 +170,7 @@ func (a *agent) Doctor(ctx context.Context) (api.Doctor, error) {
 		if len(x.reply.Pad) != reachPad {
 			mtus.add("%s: large messages do not come back whole", x.node)
 		}
-		if mtu := a.mtu(); mtu > 0 && x.reply.MTU > 0 && mtu != x.reply.MTU {
+		if mtu > 0 && x.reply.MTU > 0 && mtu != x.reply.MTU {
 			mtus.add("%d here, %d on %s", mtu, x.reply.MTU, x.node)
 		}
 		if own != "" && own == x.reply.System {

@@ -23,7 +23,7 @@ type trouble struct {
 func (a *agent) troubles() (why string, lasts, grace time.Duration) {
 	grace = a.cfg.Candidate.ControlPlane.API.Grace
 	if t := a.trouble.Load(); t != nil {
-		why, lasts = t.why[:min(len(t.why), maxWhy)], a.clock()-t.since
+		why, lasts = cut(t.why, maxWhy), a.clock()-t.since
 		if t.now {
 			grace = min(grace, 1) // 0 = for ever stays that
 		}

@@ -163,14 +163,15 @@ func (a *agent) sayGoodbye(ctx context.Context) (heard, others int) {
 
 func (a *agent) heardGoodbye(_ context.Context, from string, _ empty) (empty, error) {
 	a.trust.mu.Lock()
-	defer a.trust.mu.Unlock()
 	if a.trust.goodbyes == nil || len(a.trust.goodbyes) >= 2*maxWords {
 		a.trust.goodbyes = map[string]time.Time{}
 	}
-	if _, again := a.trust.goodbyes[from]; !again && a.quorum.IsLeader() {
+	_, again := a.trust.goodbyes[from]
+	a.trust.goodbyes[from] = time.Now()
+	a.trust.mu.Unlock()
+	if !again && a.quorum.IsLeader() {
 		a.audited(audit.Record{By: "the host itself", From: fromMember + from, Action: "leave", Target: from, Outcome: api.Carried})
 	}
-	a.trust.goodbyes[from] = time.Now()
 	return empty{}, nil
 }
 

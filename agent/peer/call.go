@@ -32,6 +32,9 @@ type StatusError struct {
 }
 
 func (e *StatusError) Error() string {
+	if e.Status == http.StatusServiceUnavailable && e.Message != "" { // it refuses: how it was asked is nothing for people
+		return e.Node + " says: " + e.Message
+	}
 	s := fmt.Sprintf("%s on %s: %d %s", e.Path, e.Node, e.Status, http.StatusText(e.Status))
 	if e.Message != "" {
 		s += ": " + e.Message
